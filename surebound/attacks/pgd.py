@@ -1,0 +1,63 @@
+"""Projected gradient descent on a specification's margin, batched over regions and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surebound.regions import Region
+
+
+@dataclass(frozen=True)
+class Descent:
+    """steps: gradient steps per restart. stride: first step as a fraction of the region's radius, halved
+    twice along the way. restarts: random starting points per region."""
+
+    steps: int = 40
+    stride: float = 0.5
+    restarts: int = 20
+
+
+def worst_row(outputs: Tensor, spec: Tensor, threshold: Tensor, real: Tensor) -> Tensor:
+    """How far points are from violating: max over real rows of c y - t, [G, n]; <= 0 is a violation.
+
+    outputs [G, n, m]; spec [G, S, m]; threshold, real [G, S].
+    """
+    slack = torch.einsum("gnm,gsm->gns", outputs, spec) - threshold.unsqueeze(1)
+    return torch.where(real.unsqueeze(1), slack, torch.full_like(slack, -torch.inf)).amax(-1)
+
+
+def pgd(
+    network: Callable[[Tensor], Tensor],
+    region: Region,
+    distance: Callable[[Tensor], Tensor],
+    starts: Tensor,
+    descent: Descent,
+    stop: Callable[[], bool],
+) -> tuple[Tensor, Tensor]:
+    """Minimise `distance` of the network's outputs over the region.
+
+    network: [N, *shape] -> [N, m]. distance: [G, n, m] -> [G, n], <= 0 where violated. starts [G, n, *shape].
+    Returns the best points [G, n, *shape] and their distances [G, n]. Ends early when every region has a
+    violation or `stop()` says so.
+    """
+    groups, count = starts.shape[:2]
+    half = ((region.upper - region.lower) / 2).unsqueeze(1)
+    x = region.project(starts)
+    best_x, best = x.clone(), torch.full((groups, count), torch.inf, dtype=x.dtype, device=x.device)
+    for step in range(descent.steps + 1):
+        x = x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            value = distance(network(x.flatten(0, 1)).reshape(groups, count, -1))
+        found = value.detach() < best
+        best = torch.where(found, value.detach(), best)
+        best_x = torch.where(found.reshape(groups, count, *([1] * len(region.shape))), x.detach(), best_x)
+        if step == descent.steps or bool((best <= 0).any(1).all()) or stop():
+            break
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        scale = descent.stride * 0.5 ** (3 * step // max(1, descent.steps))
+        x = region.project(x.detach() - scale * half * gradient.sign())
+    return best_x, best

@@ -1,0 +1,230 @@
+"""CROWN: backward linear bounds, with intermediate boxes by IBP or by CROWN itself.
+
+Zhang et al. 2018 (CROWN), Zhang et al. 2020 (CROWN-IBP), Xu et al. 2020 (general graphs). Intermediate
+boxes are computed in topological order; only neurons that the boxes at hand leave unstable are walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from surebound.bounds.ibp import intersect, propagate, unperturbed
+from surebound.bounds.memory import Memory, chunked
+from surebound.bounds.plan import Plan, Step, plan
+from surebound.bounds.query import Bounds, Query, Stats
+from surebound.bounds.walk import LinesOf, fixed_operands, lines_of, walk
+from surebound.graph.ir import Node
+from surebound.linear.maps import Dense, LinearMap, Rows
+from surebound.ops.record import Interval, Lines
+from surebound.regions import Box, Region
+
+@dataclass(frozen=True)
+class Context:
+    """A query made ready: the plan, the unperturbed values, regions by root."""
+
+    plan: Plan
+    values: Mapping[str, Tensor]
+    regions: Mapping[str, Region]
+    memory: Memory
+
+    @property
+    def groups(self) -> int:
+        """G."""
+        return next(iter(self.regions.values())).groups
+
+
+Tighten = Callable[[Context, Mapping[str, Interval], str, LinearMap], Tensor]
+"""Lower bounds [G, S] of rows over an intermediate node, given the boxes of what comes before it."""
+
+
+def by_walk(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
+    """Plain CROWN lower bounds of rows over `start`."""
+    return walk(ctx.plan, ctx.values, start, rows, caching_lines(ctx, boxes)).minimise(ctx.regions)
+
+
+def context(query: Query, memory: Memory) -> Context:
+    """Plan a query and evaluate what is not perturbed."""
+    of = plan(query.graph, tuple(query.regions))
+    return Context(of, unperturbed(of, query.params), query.regions, memory)
+
+
+def caching_lines(ctx: Context, boxes: Mapping[str, Interval], free: Mapping[str, Tensor] | None = None) -> LinesOf:
+    """Lines by relaxed node, computed when first asked for."""
+    known: dict[str, Lines] = {}
+
+    def lines(name: str) -> Lines:
+        if name not in known:
+            step = ctx.plan.steps[name]
+            chosen = None if free is None else free.get(name)
+            known[name] = lines_of(step, ctx.values, boxes[step.site.node.inputs[0]], chosen)
+        return known[name]
+
+    return lines
+
+
+def loose(ctx: Context, name: str, box: Interval) -> Tensor:
+    """bool [G, *shape]: neurons of node `name` that some relaxed step reading it cannot bound exactly."""
+    mask = torch.zeros(box.lower.shape, dtype=torch.bool, device=box.lower.device)
+    for step in ctx.plan.operands.get(name, ()):
+        found = step.relaxation.loose(
+            step.site, fixed_operands(step, ctx.values), box.lower.unsqueeze(1), box.upper.unsqueeze(1)
+        )
+        mask = mask | found.squeeze(1)
+    return mask
+
+
+def owned(
+    ctx: Context, boxes: Mapping[str, Interval], start: str, owner: Tensor
+) -> tuple[Context, dict[str, Interval]]:
+    """The context and the boxes before `start`, with group g replaced by the owner of packed row g."""
+    graph = ctx.plan.graph
+    values = {
+        name: value[owner] if graph[name].batched and value.shape[0] > 1 else value
+        for name, value in ctx.values.items()
+    }
+    regions = {name: region.take(owner) for name, region in ctx.regions.items()}
+    steps = (ctx.plan.steps.get(name) for name in ctx.plan.order(start))
+    read = {step.site.node.inputs[0] for step in steps if step is not None and not step.affine}
+    packed = {name: Interval(boxes[name].lower[owner], boxes[name].upper[owner]) for name in read}
+    return Context(ctx.plan, values, regions, ctx.memory), packed
+
+
+def tightened(
+    ctx: Context, boxes: Mapping[str, Interval], name: str, box: Interval, mask: Tensor, tighten: Tighten
+) -> Interval:
+    """Bound the masked neurons of node `name` by backward walks; others keep their box.
+
+    One group, or groups with nearly the same mask: rows [G, 2 U] over the union. Otherwise each (group,
+    neuron) pair becomes a group of its own with two rows.
+    """
+    groups, shape = mask.shape[0], tuple(mask.shape[1:])
+    flags = mask.reshape(groups, -1)
+    union = flags.any(0).nonzero().squeeze(-1)
+    pairs = flags.nonzero()
+    if len(pairs) == 0:
+        return box
+    lower, upper = box.lower.reshape(groups, -1), box.upper.reshape(groups, -1)
+    widest = max(prod(ctx.plan.graph[n].shape) for n in ctx.plan.order(name))
+    fit = ctx.memory.rows(widest, lower.dtype)
+    sign = torch.ones(1, dtype=lower.dtype, device=lower.device)
+
+    if len(union) * groups <= 1.3 * len(pairs):
+
+        def bound(piece: slice) -> Tensor:
+            index = union[piece].repeat(2).expand(groups, -1)
+            value = torch.cat([sign.expand(index.shape[1] // 2), -sign.expand(index.shape[1] // 2)])
+            rows = Rows(index, value.expand(groups, -1), shape)
+            found = tighten(ctx, boxes, name, rows)
+            return found.reshape(groups, 2, -1)
+
+        found = torch.cat(chunked(bound, len(union), max(1, fit // (2 * groups))), dim=2)
+        at = union.expand(groups, -1)
+        better_lower = lower.scatter(1, at, found[:, 0])
+        better_upper = upper.scatter(1, at, -found[:, 1])
+    else:
+
+        def bound_pairs(piece: slice) -> Tensor:
+            owner, index = pairs[piece, 0], pairs[piece, 1]
+            packed, packed_boxes = owned(ctx, boxes, name, owner)
+            value = torch.cat([sign, -sign]).expand(len(owner), 2)
+            rows = Rows(index.unsqueeze(1).expand(-1, 2), value, shape)
+            return tighten(packed, packed_boxes, name, rows)
+
+        found = torch.cat(chunked(bound_pairs, len(pairs), max(1, fit // 2)), dim=0)
+        at = (pairs[:, 0], pairs[:, 1])
+        better_lower = lower.index_put(at, found[:, 0])
+        better_upper = upper.index_put(at, -found[:, 1])
+    tight = Interval(better_lower.reshape(box.lower.shape), better_upper.reshape(box.upper.shape))
+    return intersect(box, tight)
+
+
+def boxes_of(
+    ctx: Context,
+    known: Mapping[str, Interval],
+    tighten: Tighten | None,
+) -> dict[str, Interval]:
+    """Boxes of every perturbed node: interval arithmetic, tightened where a relaxation reads them.
+
+    tighten None: interval arithmetic only (CROWN-IBP). known: established boxes, intersected and trusted
+    to be as tight as wanted (such nodes are not walked again).
+    """
+    boxes: dict[str, Interval] = {}
+    exact = all(isinstance(region, Box) for region in ctx.regions.values())
+
+    def refine(node: Node, box: Interval) -> Interval:
+        if node.name in known:
+            return intersect(box, known[node.name])
+        if tighten is None or node.name not in ctx.plan.operands:
+            return box
+        if exact and ctx.plan.one_affine_map(node.name):
+            return box
+        mask = loose(ctx, node.name, box)
+        return tightened(ctx, boxes, node.name, box, mask, tighten) if bool(mask.any()) else box
+
+    return propagate(ctx.plan, ctx.values, ctx.regions, refine, boxes)
+
+
+def spec_rows(query: Query, groups: int) -> Dense:
+    """The query's rows for every group."""
+    spec = query.spec
+    return Dense(spec.expand(groups, *spec.shape[1:]))
+
+
+def start_of(query: Query) -> str:
+    """The node whose rows are bounded."""
+    return query.start if query.start is not None else query.graph.output.name
+
+
+def stats(ctx: Context, boxes: Mapping[str, Interval]) -> Stats:
+    """Neurons of relaxed steps and how many of them are unstable in each group."""
+    neurons = sum(step.site.node.numel for step in ctx.plan.relaxed)
+    unstable = torch.zeros(ctx.groups, dtype=torch.long)
+    for step in ctx.plan.relaxed:
+        unstable = unstable + unstable_of(ctx, step, boxes).flatten(1).sum(1).cpu()
+    return Stats(neurons, unstable)
+
+
+def unstable_of(ctx: Context, step: Step, boxes: Mapping[str, Interval]) -> Tensor:
+    """bool [G, *shape]: the loose neurons of one relaxed step."""
+    box = boxes[step.site.node.inputs[0]]
+    return step.relaxation.loose(
+        step.site, fixed_operands(step, ctx.values), box.lower.unsqueeze(1), box.upper.unsqueeze(1)
+    ).squeeze(1)
+
+
+def region_of(ctx: Context, name: str, box: Interval) -> Region:
+    """A root's own region, or the box of a computed node."""
+    if name in ctx.regions:
+        return ctx.regions[name]
+    return Box(box.lower, torch.maximum(box.lower, box.upper))
+
+
+@dataclass(frozen=True)
+class Ibp:
+    """Interval arithmetic; the rows are merged with the affine steps behind the last non-affine ones."""
+
+    def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
+        ctx = context(query, Memory())
+        boxes = boxes_of(ctx, query.known, None)
+        walked = walk(ctx.plan, ctx.values, start_of(query), spec_rows(query, ctx.groups), None)
+        ends = {name: region_of(ctx, name, boxes[name]) for name in walked.roots}
+        return Bounds(walked.minimise(ends), boxes, {}, stats(ctx, boxes))
+
+
+@dataclass(frozen=True)
+class Crown:
+    """CROWN with intermediate boxes by `intermediates` ("crown", or "ibp" for CROWN-IBP)."""
+
+    intermediates: str = "crown"
+    memory: Memory = field(default_factory=Memory)
+
+    def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
+        ctx = context(query, self.memory)
+        boxes = boxes_of(ctx, query.known, by_walk if self.intermediates == "crown" else None)
+        lower = by_walk(ctx, boxes, start_of(query), spec_rows(query, ctx.groups))
+        return Bounds(lower, boxes, {}, stats(ctx, boxes))

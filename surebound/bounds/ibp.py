@@ -1,0 +1,61 @@
+"""Interval bound propagation (Gowal et al. 2018): one forward pass of element-wise boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from surebound.bounds.plan import Plan
+from surebound.graph.ir import Node, Site
+from surebound.ops.record import Interval
+from surebound.regions import Region
+
+
+def intersect(a: Interval, b: Interval) -> Interval:
+    """The common part of two sound boxes; where rounding makes them miss each other, `b` is kept."""
+    lower, upper = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
+    fits = lower <= upper
+    return Interval(torch.where(fits, lower, b.lower), torch.where(fits, upper, b.upper))
+
+
+def unperturbed(plan: Plan, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values of all nodes that nothing perturbs and something perturbed reads."""
+    graph = plan.graph
+    values: dict[str, Tensor] = {}
+    for node in graph.nodes:
+        if node.op == "parameter":
+            values[node.name] = params[node.name]
+        elif node.name not in plan.steps and node.name not in plan.roots:
+            if all(name in values for name in node.inputs) and node.op != "input":
+                site = Site(node, graph.operands(node))
+                values[node.name] = graph.ops[node.op].forward(site, *(values[name] for name in node.inputs))
+    return values
+
+
+def propagate(
+    plan: Plan,
+    values: Mapping[str, Tensor],
+    regions: Mapping[str, Region],
+    refine: Callable[[Node, Interval], Interval],
+    boxes: dict[str, Interval],
+) -> dict[str, Interval]:
+    """Fill `boxes` with the box [G, *shape] of every perturbed node, in topological order.
+
+    refine(node, box) may return a tighter box for a node before anything reads it.
+    """
+    for node in plan.graph.nodes:
+        if node.name in plan.roots:
+            boxes[node.name] = Interval(regions[node.name].lower, regions[node.name].upper)
+            continue
+        step = plan.steps.get(node.name)
+        if step is None:
+            continue
+        operands = [
+            boxes[name] if moves else Interval(values[name], values[name])
+            for name, moves in zip(node.inputs, step.perturbed, strict=True)
+        ]
+        box = step.op.interval(step.site, *operands)
+        boxes[node.name] = refine(node, box)
+    return boxes

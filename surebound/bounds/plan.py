@@ -1,0 +1,104 @@
+"""What a pass over one graph needs to know in advance: which nodes move, how each is handled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from surebound.errors import UnsupportedOp
+from surebound.graph.ir import Graph, Node, Site
+from surebound.ops.record import Op, Relaxation
+
+
+ELEMENTWISE = frozenset({"add", "sub", "neg", "mul", "div", "batch_norm", "reshape", "transpose", "slice", "gather"})
+"""Affine ops of one perturbed operand whose results each depend on a single value of it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One perturbed, computed node: its site, its op, and which operands are perturbed."""
+
+    site: Site
+    op: Op
+    perturbed: tuple[bool, ...]
+
+    @property
+    def affine(self) -> bool:
+        """Is the op affine in what is perturbed?"""
+        return self.op.affine(self.perturbed)
+
+    @property
+    def relaxation(self) -> Relaxation:
+        """The relaxation of a non-affine step."""
+        assert self.op.relax is not None
+        return self.op.relax
+
+
+def rules(op: Op) -> str:
+    """Which rules an op has, for messages."""
+    return "interval (IBP), linear bounds" if op.relax is not None else "interval (IBP) only"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The perturbed part of a graph for given roots; building it checks that every rule exists."""
+
+    graph: Graph
+    roots: tuple[str, ...]
+    steps: dict[str, Step]
+
+    @cached_property
+    def relaxed(self) -> tuple[Step, ...]:
+        """The non-affine steps in topological order."""
+        return tuple(step for step in self.steps.values() if not step.affine)
+
+    @cached_property
+    def operands(self) -> dict[str, tuple[Step, ...]]:
+        """By node: the non-affine steps that read it as their perturbed operand."""
+        readers: dict[str, list[Step]] = {}
+        for step in self.relaxed:
+            readers.setdefault(step.site.node.inputs[0], []).append(step)
+        return {name: tuple(steps) for name, steps in readers.items()}
+
+    def one_affine_map(self, start: str) -> bool:
+        """Is `start` reached from one root through a chain of affine steps of which at most one mixes values?
+
+        Interval bounds of such a node over a box are exact, a backward walk cannot improve them.
+        """
+        mixing, name = 0, start
+        while name in self.steps:
+            step = self.steps[name]
+            if not step.affine or sum(step.perturbed) != 1:
+                return False
+            mixing += step.site.node.op not in ELEMENTWISE
+            name = step.site.node.inputs[step.perturbed.index(True)]
+        return mixing <= 1
+
+    def order(self, start: str) -> list[str]:
+        """Names of the perturbed nodes that `start` is computed from, itself first, roots last."""
+        needed = self.graph.ancestors([start])
+        moving = self.steps.keys() | set(self.roots)
+        return [node.name for node in reversed(self.graph.nodes) if node.name in needed and node.name in moving]
+
+
+def plan(graph: Graph, roots: tuple[str, ...]) -> Plan:
+    """Plan passes over `graph` with perturbed `roots`; UnsupportedOp where no linear bound rule exists."""
+    moving = graph.dependents(roots)
+    needed = graph.ancestors(graph.outputs)
+    steps: dict[str, Step] = {}
+    for node in graph.nodes:
+        if node.name not in moving or node.name in roots or node.name not in needed:
+            continue
+        op = graph.ops[node.op]
+        step = Step(Site(node, graph.operands(node)), op, tuple(name in moving for name in node.inputs))
+        if not step.affine and op.relax is None:
+            raise UnsupportedOp(node.op, node.name, node.origin, "it is not affine in what is perturbed", rules(op))
+        if not step.affine and any(step.perturbed[1:]):
+            raise UnsupportedOp(node.op, node.name, node.origin, "only its first operand may be perturbed", rules(op))
+        steps[node.name] = step
+    return Plan(graph, roots, steps)
+
+
+def operand(step: Step) -> Node:
+    """The perturbed operand of a non-affine step."""
+    return step.site.operands[0]

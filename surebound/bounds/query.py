@@ -1,0 +1,55 @@
+"""What is asked of a bounding method and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from surebound.graph.ir import Graph
+from surebound.ops.record import Interval
+from surebound.regions import Region
+
+
+@dataclass(frozen=True)
+class Query:
+    """Lower bounds are asked of spec rows C y, for G groups at once.
+
+    graph, params: the network and its tensors (`graph.values(dtype)`). regions: by root node, any node may
+    be a root. spec: [G or 1, S, *output shape] over the node `start` (default: the output).
+    known: element-wise boxes [G, *shape] already established, by node; they are intersected.
+    """
+
+    graph: Graph
+    params: Mapping[str, Tensor]
+    regions: Mapping[str, Region]
+    spec: Tensor
+    start: str | None = None
+    known: Mapping[str, Interval] = field(default_factory=dict)
+
+
+class Stats(NamedTuple):
+    """Counts a method reports: neurons of non-affine ops, and those left unstable in each group [G]."""
+
+    neurons: int
+    unstable: Tensor
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """lower [G, S]; boxes [G, *shape] by node; warm: free values by relaxed node, to start from again."""
+
+    lower: Tensor
+    boxes: Mapping[str, Interval]
+    warm: Mapping[str, Tensor]
+    stats: Stats
+
+
+class Method(Protocol):
+    """A bounding method: a frozen configuration with one function."""
+
+    def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
+        """Sound lower bounds of the query's rows."""
+        ...

@@ -1,0 +1,115 @@
+"""The backward walk of linear relaxation: relax, then transpose (CROWN; auto_LiRPA algorithm 1).
+
+Rows over a start node are turned into rows over the roots. An affine step is pulled back exactly; a
+relaxed step replaces the value by its lower line where the coefficient is positive and by its upper line
+where it is negative. What is left is minimised over the regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surebound.bounds.plan import Plan, Step
+from surebound.linear.maps import LinearMap
+from surebound.linear.pull import pull
+from surebound.ops.record import Interval, Lines
+from surebound.regions import Region
+
+LinesOf = Callable[[str], Lines]
+"""Lines of a relaxed node by its name, for the rows of this walk: [G or 1, S or 1, *shape]."""
+
+
+@dataclass(frozen=True)
+class Addend:
+    """Something added to a node's coefficients and to the constant: a split's multiplier.
+
+    rows [G, S, *shape], constant [G, S].
+    """
+
+    rows: LinearMap
+    constant: Tensor
+
+
+@dataclass(frozen=True)
+class Walked:
+    """Rows over the roots and their constant [G, S]; reached: coefficients of the nodes asked to be kept."""
+
+    roots: Mapping[str, LinearMap]
+    constant: Tensor
+    reached: Mapping[str, LinearMap]
+
+    def minimise(self, regions: Mapping[str, Region]) -> Tensor:
+        """The lower bounds [G, S]."""
+        bound = self.constant
+        for name, rows in self.roots.items():
+            bound = bound + regions[name].minimise(rows)
+        return bound
+
+
+def lines_of(step: Step, values: Mapping[str, Tensor], box: Interval, free: Tensor | None) -> Lines:
+    """Lines of a relaxed step on its operand's box [G, *shape]; free [K, G, S or 1, *shape] or None."""
+    lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
+    fixed = fixed_operands(step, values)
+    relaxation = step.relaxation
+    if free is None:
+        free = relaxation.init(step.site, fixed, lower, upper)
+    return relaxation.lines(step.site, fixed, lower, upper, free)
+
+
+def fixed_operands(step: Step, values: Mapping[str, Tensor]) -> list[Tensor | None]:
+    """Operand values of a step, None for the perturbed."""
+    return [
+        None if moves else values[name] for name, moves in zip(step.site.node.inputs, step.perturbed, strict=True)
+    ]
+
+
+def walk(
+    plan: Plan,
+    values: Mapping[str, Tensor],
+    start: str,
+    rows: LinearMap,
+    lines: LinesOf | None,
+    addends: Mapping[str, Addend] | None = None,
+    keep: frozenset[str] = frozenset(),
+) -> Walked:
+    """Walk `rows` over `start` back to the roots.
+
+    lines None: stop at non-affine steps, whose rows are returned among the roots. addends: by node, joined to the coefficients when the node is reached. keep: nodes whose coefficients
+    are wanted.
+    """
+    pending: dict[str, LinearMap] = {start: rows}
+    constant = torch.zeros(rows.rows, dtype=rows.dtype, device=rows.device)
+    at_roots: dict[str, LinearMap] = {}
+    reached: dict[str, LinearMap] = {}
+    for name in plan.order(start):
+        here = pending.pop(name, None)
+        addend = None if addends is None else addends.get(name)
+        if addend is not None:
+            here = addend.rows if here is None else here + addend.rows
+            constant = constant + addend.constant
+        if here is None:
+            continue
+        if name in keep:
+            reached[name] = here
+        step = plan.steps.get(name)
+        if step is None or (lines is None and not step.affine):
+            at_roots[name] = here
+            continue
+        if step.affine:
+            maps, added = pull(step.site, step.op.forward, fixed_operands(step, values), here)
+        else:
+            assert lines is not None
+            enclosing = lines(name)
+            added = here.signed(enclosing.lower_intercept, enclosing.upper_intercept)
+            scaled = here.signed_scale(enclosing.lower_slope, enclosing.upper_slope)
+            maps = [scaled] + [None] * (len(step.perturbed) - 1)
+        if added is not None:
+            constant = constant + added
+        for operand, part in zip(step.site.node.inputs, maps, strict=True):
+            if part is not None:
+                pending[operand] = part if operand not in pending else pending[operand] + part
+    return Walked(at_roots, constant, reached)

@@ -1,0 +1,258 @@
+"""ONNX file -> Graph, compared with onnxruntime before anybody gets it.
+
+The per-sample shape of a value is its complete ONNX shape with the symbolic leading sizes set to 1, so every
+ONNX op is its own per-sample meaning and no axis has to be guessed to be the batch. An input [1, 3, 32, 32]
+or ['batch', 3, 32, 32] is a node of shape (1, 3, 32, 32), and B samples are a tensor [B, 1, 3, 32, 32].
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, inliner, numpy_helper
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor
+
+from surebound.errors import ModelError, TraceMismatch, UnsupportedOp
+from surebound.graph.check import check
+from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
+from surebound.graph.onnx_builder import Array, Builder, Call, Step
+from surebound.graph.onnx_ops import RULES
+from surebound.graph.original import TOLERANCE, OnnxOriginal, largest_difference, open_session, run_batch, run_each
+from surebound.ops.record import Op
+
+OLDEST_OPSET = 7
+NEVER_FOLDED = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"})
+SHAPE_OPS = frozenset({"Shape", "Size"})
+"""Ops that need the shape of their operand only, which is always known."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file's name for messages, its content, and what it says."""
+
+    name: str
+    path: str
+    data: bytes
+    model: onnx.ModelProto
+
+
+def load_onnx(path: str | Path, ops: Mapping[str, Op] | None = None) -> Graph:
+    """The network of an ONNX file (also gzipped; also by a name whose `.gz` sibling exists).
+
+    The graph's `original` is the file run by onnxruntime; the two have been compared on random and corner
+    inputs. Raises ModelError (missing, unreadable or damaged file, NaN weights, shapes that do not fit),
+    UnsupportedOp (an op without a rule), TraceMismatch (the graph and onnxruntime disagree).
+    """
+    if ops is None:
+        from surebound.ops import OPS
+
+        ops = OPS
+    file = read_model(Path(path))
+    graph = translate(file, ops)
+    return compared(graph, file)
+
+
+def read_model(path: Path) -> ModelFile:
+    """Read and parse; ModelError with the reason when that fails."""
+    sibling = path.with_name(path.name + ".gz")
+    source = sibling if not path.exists() and sibling.exists() else path
+    try:
+        data = source.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file, with or without .gz") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ModelError(f"{source}: damaged gzip file ({error}); copy or download it again") from error
+    try:
+        model = onnx.load_from_string(data)
+    except DecodeError as error:
+        raise ModelError(f"{source}: not an ONNX file, or a truncated one; export or copy it again") from error
+    if not model.graph.output or not model.opset_import:
+        raise ModelError(f"{source}: not an ONNX model: it has no outputs or no operator set")
+    if any(uses_external_data(tensor) for tensor in model.graph.initializer):
+        data = with_external_data(model, source)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    return ModelFile(source.name, str(source), data, model)
+
+
+def with_external_data(model: onnx.ModelProto, source: Path) -> bytes:
+    """Load the tensors that lie in other files into the model; the bytes of the complete model."""
+    try:
+        load_external_data_for_model(model, str(source.parent))
+        return model.SerializeToString()
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"{source}: its weights lie in another file that cannot be read ({error}); keep both files in one folder"
+        ) from error
+
+
+# ---------------------------------------------------------------- translation
+
+
+def translate(file: ModelFile, ops: Mapping[str, Op]) -> Graph:
+    """The graph of the file, not yet compared with onnxruntime."""
+    proto = file.model.graph
+    opset = max(item.version for item in file.model.opset_import if item.domain in ("", "ai.onnx"))
+    if opset < OLDEST_OPSET:
+        raise UnsupportedOp(
+            f"opset {opset}", proto.name, file.name, f"convert the file to operator set {OLDEST_OPSET} or newer"
+        )
+    if proto.sparse_initializer:
+        raise UnsupportedOp("sparse_initializer", proto.sparse_initializer[0].values.name, file.name, "sparse weights")
+    numbers = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.initializer}
+    inputs = [value for value in proto.input if value.name not in numbers]
+    produced = [name for node in proto.node for name in node.output]
+    reserved = frozenset([*numbers, *produced, *(value.name for value in inputs)])
+    builder = Builder(file.name, opset, ops, reserved, values=dict(numbers))
+    for value in inputs:
+        name = builder.unique(value.name, owner=True)
+        origin = f"{file.name}: input '{name}'"
+        builder.values[name] = builder.add(Node(name, "input", shape=input_shape(value, origin), origin=origin))
+    for node in live(proto):
+        take(builder, node)
+    outputs = tuple(output_node(builder, value.name).name for value in proto.output)
+    names = tuple(value.name for value in inputs)
+    return check(Graph(tuple(builder.nodes), names, outputs, ops, FixedParameters(builder.tensors)))
+
+
+def input_shape(value: onnx.ValueInfoProto, origin: str) -> tuple[int, ...]:
+    """The complete shape with unknown leading sizes set to 1."""
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        kind = TensorProto.DataType.Name(tensor.elem_type)
+        raise UnsupportedOp("input", value.name, origin, f"element type {kind}; only FLOAT and DOUBLE inputs")
+    if not tensor.HasField("shape"):
+        raise ModelError(f"{origin} has no shape; export the model with the input's shape")
+    sizes = [size.dim_value if size.HasField("dim_value") and size.dim_value > 0 else None for size in tensor.shape.dim]
+    known = next((axis for axis, size in enumerate(sizes) if size is not None), len(sizes))
+    if None in sizes[known:] or (known == len(sizes) and known > 1):
+        axis = len(sizes) - 1 - sizes[::-1].index(None)
+        raise ModelError(f"{origin}: the size of axis {axis} is unknown; export the model with that size fixed")
+    return tuple(1 if size is None else int(size) for size in sizes)
+
+
+def live(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that the outputs need, in order."""
+    needed = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def take(builder: Builder, proto: onnx.NodeProto) -> None:
+    """Translate one node: evaluate it when its operands are known numbers, else apply the rule of its op."""
+    call = Call.of(proto, builder.file)
+    step = Step(builder, call)
+    standard = proto.domain in ("", "ai.onnx")
+    values = [step.value(index) if step.has(index) else None for index in range(len(call.inputs))]
+    numeric = call.op in SHAPE_OPS or not any(isinstance(value, Node) for value in values)
+    branches = any(item.HasField("g") or item.graphs for item in proto.attribute)
+    if standard and numeric and not branches and call.op not in NEVER_FOLDED:
+        arrays = [np.broadcast_to(np.float32(0), v.shape) if isinstance(v, Node) else v for v in values]
+        builder.values.update(folded(step, proto, arrays))
+        return
+    if not standard or call.op not in RULES:
+        domain = "" if standard else f"{proto.domain}."
+        raise UnsupportedOp(domain + call.op, call.name, call.origin, "the ONNX importer has no rule for it")
+    fresh = len(builder.nodes)
+    result = RULES[call.op](step)
+    for name, node in zip(call.outputs, [result] if isinstance(result, Node) else result, strict=False):
+        if name:
+            builder.bind(name, node, fresh)
+
+
+def folded(step: Step, proto: onnx.NodeProto, arrays: Sequence[Array | None]) -> dict[str, Array]:
+    """The values of a node whose operands are known, computed by ONNX's reference implementation."""
+    feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if array is not None}
+    infos = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()
+    ]
+    outputs = [name for name in proto.output if name]
+    graph = helper.make_graph([proto], "constants", infos, [helper.make_empty_tensor_value_info(n) for n in outputs])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", step.opset)])
+    try:
+        results = ReferenceEvaluator(model).run(None, feeds)
+    except Exception as error:  # the evaluator raises what its NumPy code happens to raise
+        raise step.refuse(f"its value cannot be computed ahead: {error}") from error
+    assert isinstance(results, list)
+    return {name: np.asarray(value) for name, value in zip(outputs, results, strict=True)}
+
+
+def output_node(builder: Builder, name: str) -> Node:
+    """The node of a graph output."""
+    value = builder.values.get(name)
+    if not isinstance(value, Node) or not value.batched:
+        raise ModelError(f"{builder.file}: output '{name}' does not depend on the network's input")
+    return value
+
+
+# ---------------------------------------------------------------- comparison with onnxruntime
+
+
+def probes(graph: Graph, dtype: torch.dtype) -> list[Tensor]:
+    """For each input [7, *shape]: three random samples, zeros, ones, and all 10 or -10."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.tensor([0.0, 1.0, 10.0, -10.0])
+    return [
+        torch.cat(
+            [
+                torch.randn(3, *graph[name].shape, generator=generator),
+                corners.reshape(-1, *[1] * len(graph[name].shape)).expand(-1, *graph[name].shape),
+            ]
+        ).to(dtype)
+        for name in graph.inputs
+    ]
+
+
+def compared(graph: Graph, file: ModelFile) -> Graph:
+    """The graph with its original attached, after both gave the same outputs; TraceMismatch otherwise.
+
+    The graph runs on a batch, onnxruntime (without graph optimisations) once per sample.
+    """
+    plain = open_session(file.data, file.path, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    kind = torch.float64 if plain.get_inputs()[0].type == "tensor(double)" else torch.float32
+    inputs = probes(graph, kind)
+    theirs = run_each(plain, inputs)
+    ours = evaluate(graph, graph.values(kind), dict(zip(graph.inputs, inputs, strict=True)))
+    for name, wanted in zip(graph.outputs, theirs, strict=True):
+        difference, sample = largest_difference(ours[name], wanted)
+        if difference > TOLERANCE:
+            raise TraceMismatch(
+                f"{file.path}: output '{name}' differs from onnxruntime by {difference:.3g} (relative to the output's "
+                f"size, {TOLERANCE:g} allowed) on sample {sample} of (3 random, zeros, ones, 10, -10); "
+                "please report the file, do not use its results"
+            )
+    original = OnnxOriginal(file.path, file.data)
+    return replace(graph, original=replace(original, batchable=batchable(file, original, inputs, theirs)))
+
+
+def batchable(file: ModelFile, original: OnnxOriginal, inputs: Sequence[Tensor], each: Sequence[Tensor]) -> bool:
+    """May several samples go through onnxruntime in one call? Only if the file says so and the values agree."""
+    sizes = {value.name: value.type.tensor_type.shape.dim for value in file.model.graph.input}
+    leading = [sizes[value.name][:1] for value in original.session.get_inputs()]
+    if not all(dims and dims[0].dim_value <= 0 for dims in leading):
+        return False
+    try:
+        values = run_batch(original.session, inputs)
+    except Exception:  # noqa: BLE001 - onnxruntime's error classes share no public base; one call per sample works
+        return False
+    return all(largest_difference(a, b)[0] <= TOLERANCE for a, b in zip(values, each, strict=True))

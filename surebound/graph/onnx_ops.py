@@ -1,0 +1,650 @@
+"""What each ONNX op becomes: one rule per op, from a `Step` to the node (or nodes) that it computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from onnx import TensorProto
+
+from surebound.errors import ModelError
+from surebound.graph.ir import Node
+from surebound.graph.onnx_builder import Array, Step, Value
+from surebound.graph.passes import separable_max
+
+Rule = Callable[[Step], "Node | list[Node]"]
+Pair = tuple[int, int]
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def axis_of(step: Step, axis: int, rank: int) -> int:
+    """A non-negative axis; ModelError when it is out of range."""
+    if not -rank <= axis < rank:
+        raise ModelError(f"{step.call.origin}: axis {axis} is out of range for rank {rank}")
+    return axis % rank
+
+
+# ---------------------------------------------------------------- element-wise
+
+
+def trimmed(array: Array, rank: int) -> Array:
+    """The array without leading axes of size 1, as long as a partner of that rank keeps the result's rank."""
+    while array.ndim > 1 and array.shape[0] == 1 and array.ndim <= rank:
+        array = array[0]
+    return array
+
+
+def operands(step: Step, indices: Sequence[int]) -> list[Node]:
+    """The inputs as nodes; constants lose leading axes of size 1 that the other operands provide."""
+    values: list[Value] = [step.value(index) for index in indices]
+    rank = max((len(value.shape) for value in values if isinstance(value, Node)), default=0)
+    return [
+        value if isinstance(value, Node) else step.parameter(index, trimmed(value, rank))
+        for index, value in zip(indices, values, strict=True)
+    ]
+
+
+def lifted(step: Step, nodes: Sequence[Node]) -> list[Node]:
+    """Batched operands brought to one rank by leading axes of size 1."""
+    rank = max(len(node.shape) for node in nodes)
+    return [
+        step.reshape(node, (1,) * (rank - len(node.shape)) + node.shape) if node.batched else node for node in nodes
+    ]
+
+
+def unary(op: str) -> Rule:
+    """An op of one operand without attributes."""
+    return lambda step: step.emit(op, (step.node(0),))
+
+
+def binary(op: str) -> Rule:
+    """Broadcasting arithmetic."""
+    return lambda step: step.emit(op, operands(step, (0, 1)))
+
+
+def scalar(step: Step, value: float, tag: str) -> Node:
+    """A number from an attribute as a parameter without axes."""
+    return step.parameter(None, np.asarray(value, np.float32), tag)
+
+
+def alias(step: Step) -> Node:
+    """An op that does nothing in inference."""
+    return step.node(0)
+
+
+def dropout(step: Step) -> Node:
+    """Inactive, unless the file says that it runs in training mode."""
+    if step.has(2) and bool(step.constant(2)):
+        raise step.refuse("training mode; export the model for inference")
+    return step.node(0)
+
+
+def cast(step: Step) -> Node:
+    """Between float types nothing happens; the graph computes in one dtype."""
+    if step.attr("to") not in FLOAT_TYPES:
+        raise step.refuse("a value that depends on the input is cast to a type that is no float")
+    return step.node(0)
+
+
+def folded(op: str) -> Rule:
+    """An n-ary op as a chain of binary ones."""
+
+    def rule(step: Step) -> Node:
+        nodes = operands(step, range(len(step.call.inputs)))
+        result = nodes[0]
+        for node in nodes[1:]:
+            pair = (result, node)
+            result = step.emit(op, lifted(step, pair) if op in ("maximum", "minimum") else pair)
+        return result
+
+    return rule
+
+
+def mean_of(step: Step) -> Node:
+    """Sum of all inputs times 1/n."""
+    count = scalar(step, 1 / len(step.call.inputs), ".share")
+    total = folded("add")(step)
+    assert isinstance(total, Node)
+    return step.emit("mul", (total, count))
+
+
+def extreme(op: str) -> Rule:
+    """Max or Min; against one constant number it is a clip (or a relu)."""
+
+    def rule(step: Step) -> Node:
+        if len(step.call.inputs) == 2:
+            for index in (0, 1):
+                limit, x = step.value(index), step.value(1 - index)
+                if isinstance(limit, Node) or not isinstance(x, Node) or np.unique(limit).size != 1:
+                    continue
+                if np.broadcast_shapes(limit.shape, x.shape) == x.shape:
+                    number = float(limit.reshape(-1)[0])
+                    return clipped(step, x, *((number, math.inf) if op == "maximum" else (-math.inf, number)))
+        result = folded(op)(step)
+        assert isinstance(result, Node)
+        return result
+
+    return rule
+
+
+def clipped(step: Step, x: Node, low: float, high: float) -> Node:
+    """min(max(x, low), high); a relu for [0, inf), x itself for limits that never bind."""
+    if math.isnan(low) or math.isnan(high):
+        raise ModelError(f"{step.call.origin}: a limit is NaN")
+    low, high = -math.inf if low <= -LARGEST else low, math.inf if high >= LARGEST else high
+    if (low, high) == (-math.inf, math.inf):
+        return x
+    return step.emit("relu", (x,)) if (low, high) == (0.0, math.inf) else step.emit("clip", (x,), min=low, max=high)
+
+
+def clip(step: Step) -> Node:
+    """Limits as attributes (up to opset 10) or as inputs."""
+
+    def limit(attr: str, index: int, default: float) -> float:
+        return float(step.constant(index).reshape(-1)[0]) if step.has(index) else float(step.attr(attr, default))
+
+    return clipped(step, step.node(0), limit("min", 1, -math.inf), limit("max", 2, math.inf))
+
+
+def leaky_relu(step: Step) -> Node:
+    return step.emit("leaky_relu", (step.node(0),), slope=float(step.attr("alpha", 0.01)))
+
+
+def prelu(step: Step) -> Node:
+    """relu(x) - slope relu(-x); with one slope a leaky relu."""
+    x, slope = step.node(0), step.constant(1)
+    if np.unique(slope).size == 1:
+        return step.emit("leaky_relu", (x,), slope=float(slope.reshape(-1)[0]))
+    below = step.emit("relu", (step.emit("neg", (x,)),))
+    falling = step.emit("mul", (below, step.parameter(1, trimmed(slope, len(x.shape)))))
+    return step.emit("sub", (step.emit("relu", (x,)), falling))
+
+
+def absolute(step: Step) -> Node:
+    """max(x, -x)."""
+    x = step.node(0)
+    return step.emit("maximum", (x, step.emit("neg", (x,))))
+
+
+def hard_sigmoid(step: Step) -> Node:
+    """min(max(alpha x + beta, 0), 1)."""
+    scaled = step.emit("mul", (step.node(0), scalar(step, step.attr("alpha", 0.2), ".alpha")))
+    moved = step.emit("add", (scaled, scalar(step, step.attr("beta", 0.5), ".beta")))
+    return step.emit("clip", (moved,), min=0.0, max=1.0)
+
+
+def where(step: Step) -> Node:
+    """A choice that does not depend on the input."""
+    step.constant(0)
+    condition, x, y = operands(step, (0, 1, 2))
+    return step.emit("where", (condition, x, y))
+
+
+# ---------------------------------------------------------------- products
+
+
+def gemm(step: Step) -> Node:
+    """alpha A B + beta C: a linear layer when B is constant."""
+    alpha, beta = float(step.attr("alpha", 1.0)), float(step.attr("beta", 1.0))
+    a, b = step.node(0), step.value(1)
+    if step.attr("transA", 0):
+        a = step.emit("transpose", (a,), perm=(1, 0))
+    if isinstance(b, Node):
+        b = step.emit("transpose", (b,), perm=(1, 0)) if step.attr("transB", 0) else b
+        return plus_c(step, scaled_by(step, step.emit("matmul", (a, b)), alpha, ".alpha"), beta)
+    weight = (b if step.attr("transB", 0) else b.T) * b.dtype.type(alpha)
+    tag = ("" if step.attr("transB", 0) else ".T") + ("" if alpha == 1 else f".times.{alpha}")
+    layer = [a, step.parameter(1, weight, tag)]
+    c = step.value(2) if step.has(2) else None
+    if c is None or isinstance(c, Node) or math.prod(c.shape[:-1]) != 1 or beta == 0:
+        return plus_c(step, step.emit("linear", layer), beta)
+    bias = np.broadcast_to(c, (1, weight.shape[0])).reshape(-1) * c.dtype.type(beta)
+    return step.emit("linear", [*layer, step.parameter(2, bias, "" if beta == 1 else f".times.{beta}")])
+
+
+def scaled_by(step: Step, x: Node, factor: float, tag: str) -> Node:
+    """x times a number."""
+    return x if factor == 1 else step.emit("mul", (x, scalar(step, factor, tag)))
+
+
+def plus_c(step: Step, product: Node, beta: float) -> Node:
+    """Gemm's third operand where it does not fit into a bias."""
+    if not step.has(2) or beta == 0:
+        return product
+    return step.emit("add", (product, scaled_by(step, step.node(2), beta, ".beta")))
+
+
+def matmul(step: Step) -> Node:
+    """A linear layer when one side is a constant matrix, else a product of two values."""
+    a, b = step.value(0), step.value(1)
+    if isinstance(a, Node) and not isinstance(b, Node):
+        matrix = b.reshape(b.shape[-2:]) if b.ndim > 2 and math.prod(b.shape[:-2]) == 1 else b
+        if matrix.ndim == 2 and len(a.shape) >= b.ndim - (b.ndim == 2):
+            return step.emit("linear", (a, step.parameter(1, matrix.T, ".T")))
+        if matrix.ndim == 1:
+            y = step.emit("linear", (a, step.parameter(1, matrix[None], ".row")))
+            return step.reshape(y, y.shape[:-1])
+    if isinstance(b, Node) and not isinstance(a, Node) and a.ndim == 2:
+        if len(b.shape) == 1 or (len(b.shape) == 2 and b.shape[1] == 1):
+            y = step.emit("linear", (step.reshape(b, b.shape[:1]), step.parameter(0, a)))
+            return step.reshape(y, a.shape[:1] + b.shape[1:])
+    return product(step, step.node(0), step.node(1))
+
+
+def product(step: Step, a: Node, b: Node) -> Node:
+    """Two values multiplied: both as stacks of matrices of one rank, vectors as a row and a column."""
+    row, column = len(a.shape) == 1, len(b.shape) == 1
+    left = step.reshape(a, (1, *a.shape)) if row else a
+    right = step.reshape(b, (*b.shape, 1)) if column else b
+    y = step.emit("matmul", lifted(step, (left, right)))
+    shape = y.shape[:-1] if column else y.shape
+    return step.reshape(y, shape[: len(shape) - 2 + column] + shape[len(shape) - 1 + column :] if row else shape)
+
+
+# ---------------------------------------------------------------- windows
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window in two dimensions (a one-dimensional one slides over the second)."""
+
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    before: Pair
+    after: Pair
+
+    @property
+    def symmetric(self) -> bool:
+        """Padded alike on both sides."""
+        return self.before == self.after
+
+    @property
+    def pads(self) -> tuple[Pair, Pair, Pair]:
+        """Padding of a (C, H, W) value."""
+        return (0, 0), (self.before[0], self.after[0]), (self.before[1], self.after[1])
+
+    def reach(self, axis: int) -> int:
+        """Size of the dilated kernel."""
+        return (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    def count(self, sizes: Pair, ceil: bool) -> Pair:
+        """Number of window positions per axis; none starts in the padding behind the data."""
+
+        def along(axis: int) -> int:
+            room = sizes[axis] + self.before[axis] + self.after[axis] - self.reach(axis)
+            found = (-(-room // self.stride[axis]) if ceil else room // self.stride[axis]) + 1
+            return found - (ceil and (found - 1) * self.stride[axis] >= sizes[axis] + self.before[axis])
+
+        return along(0), along(1)
+
+
+def image(step: Step, x: Node) -> Node:
+    """(1, C, H, W) or (1, C, L) as (C, H, W)."""
+    if len(x.shape) not in (3, 4):
+        raise step.refuse(f"operand of shape {x.shape}; only one and two spatial dimensions have a rule")
+    if x.shape[0] != 1:
+        raise step.refuse(f"the file fixes the batch at {x.shape[0]}; export it with batch 1 or a symbolic batch")
+    return step.reshape(x, x.shape[1:] if len(x.shape) == 4 else (x.shape[1], 1, x.shape[2]))
+
+
+def batch(step: Step, y: Node, x: Node) -> Node:
+    """(C, H, W) back in the layout of the operand x."""
+    return step.reshape(y, (1, *y.shape) if len(x.shape) == 4 else (1, y.shape[0], y.shape[2]))
+
+
+def window(step: Step, x: Node, kernel: Sequence[int]) -> Window:
+    """The window from the attributes, for x in the file's layout."""
+    sizes, rank = x.shape[2:], len(x.shape) - 2
+    stride = tuple(step.attr("strides", [1] * rank))
+    dilation = tuple(step.attr("dilations", [1] * rank))
+    pads = tuple(step.attr("pads", [0] * 2 * rank))
+    if not len(kernel) == len(stride) == len(dilation) == rank or len(pads) != 2 * rank:
+        raise ModelError(f"{step.call.origin}: the window's attributes do not fit an operand of shape {x.shape}")
+    mode = step.attr("auto_pad", "NOTSET")
+    before, after = pads[:rank], pads[rank:]
+    if mode == "VALID":
+        before = after = (0,) * rank
+    elif mode in ("SAME_UPPER", "SAME_LOWER"):
+        total = [
+            max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            for size, s, k, d in zip(sizes, stride, kernel, dilation, strict=True)
+        ]
+        small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        before, after = (small, large) if mode == "SAME_UPPER" else (large, small)
+    elif mode != "NOTSET":
+        raise ModelError(f"{step.call.origin}: auto_pad '{mode}' does not exist")
+    if min(before + after) < 0:
+        raise step.refuse("negative padding")
+
+    def pair(values: Sequence[int], filler: int) -> Pair:
+        first, second = values if rank == 2 else (filler, values[0])
+        return int(first), int(second)
+
+    return Window(pair(kernel, 1), pair(stride, 1), pair(dilation, 1), pair(before, 0), pair(after, 0))
+
+
+def conv(step: Step) -> Node:
+    """Convolution with constant weights; uneven padding becomes a pad node."""
+    x, weight = step.node(0), step.constant(1)
+    data = image(step, x)
+    w = window(step, x, weight.shape[2:])
+    flat = weight if weight.ndim == 4 else weight[:, :, None, :]
+    layer = [padded(step, data, w), step.parameter(1, flat)]
+    if step.has(2):
+        layer.append(step.parameter(2, step.constant(2)))
+    padding = w.before if w.symmetric else (0, 0)
+    groups = int(step.attr("group", 1))
+    y = step.emit("conv2d", layer, stride=w.stride, padding=padding, dilation=w.dilation, groups=groups)
+    return batch(step, y, x)
+
+
+def padded(step: Step, data: Node, w: Window) -> Node:
+    """The value with the window's padding when that is uneven, else unchanged."""
+    return data if w.symmetric else step.emit("pad", (data,), pads=w.pads, value=0.0)
+
+
+def max_pool(step: Step) -> Node:
+    """Pooling by maximum; padding that the pooling op cannot express becomes gathers."""
+    x = step.node(0)
+    return pooled_max(step, x, window(step, x, step.attr("kernel_shape")), bool(step.attr("ceil_mode", 0)))
+
+
+def pooled_max(step: Step, x: Node, w: Window, ceil: bool) -> Node:
+    """Maximum over a window."""
+    data = image(step, x)
+    small = all(2 * w.before[axis] <= w.kernel[axis] for axis in (0, 1))
+    if w.symmetric and small:
+        y = step.emit(
+            "max_pool2d",
+            (data,),
+            kernel=w.kernel,
+            stride=w.stride,
+            padding=w.before,
+            dilation=w.dilation,
+            ceil_mode=ceil,
+        )
+        return batch(step, y, x)
+    y = separable_max(
+        data,
+        w.count((data.shape[1], data.shape[2]), ceil),
+        (w.kernel, w.stride, w.before, w.dilation),
+        lambda node, axis, indices: step.emit("gather", (node,), axis=axis, indices=indices),
+        lambda a, b: step.emit("maximum", (a, b)),
+    )
+    if y is None:
+        raise step.refuse("a window lies in the padding altogether")
+    return batch(step, y, x)
+
+
+def average_pool(step: Step) -> Node:
+    """Pooling by average, with or without the padding counted."""
+    x = step.node(0)
+    data, w = image(step, x), window(step, x, step.attr("kernel_shape"))
+    counted, ceil = bool(step.attr("count_include_pad", 0)), bool(step.attr("ceil_mode", 0))
+    if w.dilation != (1, 1):
+        raise step.refuse(f"dilation {w.dilation}")
+    if w.symmetric and all(2 * w.before[axis] <= w.kernel[axis] for axis in (0, 1)):
+        return batch(step, mean_pool(step, data, w, w.before, ceil, counted), x)
+    if ceil:
+        raise step.refuse("ceil_mode together with uneven padding")
+    y = mean_pool(step, step.emit("pad", (data,), pads=w.pads, value=0.0), w, (0, 0), False, True)
+    if not counted:
+        y = step.emit("mul", (y, step.parameter(None, shares(w, data.shape, y.shape), ".window")))
+    return batch(step, y, x)
+
+
+def mean_pool(step: Step, data: Node, w: Window, padding: Pair, ceil: bool, counted: bool) -> Node:
+    """The average pooling node."""
+    return step.emit(
+        "avg_pool2d",
+        (data,),
+        kernel=w.kernel,
+        stride=w.stride,
+        padding=padding,
+        ceil_mode=ceil,
+        count_include_pad=counted,
+    )
+
+
+def shares(w: Window, sizes: Sequence[int], out: Sequence[int]) -> Array:
+    """Kernel size over the number of data points in each window: [out H, out W]."""
+
+    def inside(axis: int) -> Array:
+        starts = np.arange(out[axis + 1]) * w.stride[axis] - w.before[axis]
+        return np.minimum(starts + w.kernel[axis], sizes[axis + 1]) - np.maximum(starts, 0)
+
+    return (math.prod(w.kernel) / np.outer(inside(0), inside(1))).astype(np.float32)
+
+
+def global_max_pool(step: Step) -> Node:
+    x = step.node(0)
+    sizes = x.shape[2:] if len(x.shape) == 4 else (1, *x.shape[2:])
+    if len(sizes) != 2:
+        raise step.refuse(f"operand of shape {x.shape}; only one and two spatial dimensions have a rule")
+    return pooled_max(step, x, Window((sizes[0], sizes[1]), (1, 1), (1, 1), (0, 0), (0, 0)), False)
+
+
+def global_average_pool(step: Step) -> Node:
+    x = step.node(0)
+    return step.emit("mean", (x,), axes=tuple(range(2, len(x.shape))), keepdim=True)
+
+
+def batch_norm(step: Step) -> Node:
+    """Batch norm with running statistics, over axis 1 of the file's layout."""
+    x = step.node(0)
+    if step.attr("training_mode", 0) or not step.attr("spatial", 1):
+        raise step.refuse("only the form with running statistics per channel has a rule")
+    if len(x.shape) < 2 or x.shape[0] != 1:
+        raise step.refuse(f"operand of shape {x.shape}; the first axis has to be a batch of 1")
+    numbers = [step.parameter(index, step.constant(index)) for index in (1, 2, 3, 4)]
+    eps = float(step.attr("epsilon", 1e-5))
+    y = step.emit("batch_norm", [step.reshape(x, x.shape[1:]), *numbers], eps=eps)
+    return step.reshape(y, x.shape)
+
+
+# ---------------------------------------------------------------- moving values about
+
+
+def reshape(step: Step) -> Node:
+    """Target with 0 (copy the size) and -1 (what is left)."""
+    x, target = step.node(0), [int(size) for size in step.constant(1).reshape(-1)]
+    if not step.attr("allowzero", 0):
+        target = [x.shape[i] if size == 0 and i < len(x.shape) else size for i, size in enumerate(target)]
+    if target.count(-1) == 1:
+        rest = math.prod(size for size in target if size != -1)
+        target = [x.numel // max(rest, 1) if size == -1 else size for size in target]
+    if min(target, default=0) < 0 or math.prod(target) != x.numel:
+        raise ModelError(
+            f"{step.call.origin}: cannot reshape {x.shape} to {list(step.constant(1).reshape(-1))} "
+            "(is the batch size fixed in the target? export the model with batch 1)"
+        )
+    return step.reshape(x, target)
+
+
+def flatten(step: Step) -> Node:
+    x = step.node(0)
+    rank = len(x.shape)
+    axis = int(step.attr("axis", 1))
+    axis = rank if axis == rank else axis_of(step, axis, max(rank, 1))
+    return step.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+
+
+def transpose(step: Step) -> Node:
+    x = step.node(0)
+    perm = tuple(int(axis) for axis in step.attr("perm", range(len(x.shape))[::-1]))
+    return x if perm == tuple(range(len(x.shape))) else step.emit("transpose", (x,), perm=perm)
+
+
+def squeeze(step: Step) -> Node:
+    x, axes = step.node(0), step.integers("axes", 1)
+    rank = len(x.shape)
+    gone = {i for i in range(rank) if x.shape[i] == 1} if axes is None else {axis_of(step, a, rank) for a in axes}
+    return step.reshape(x, [size for axis, size in enumerate(x.shape) if axis not in gone])
+
+
+def unsqueeze(step: Step) -> Node:
+    x, axes = step.node(0), step.integers("axes", 1) or ()
+    rank = len(x.shape) + len(axes)
+    new = {axis_of(step, axis, rank) for axis in axes}
+    sizes = iter(x.shape)
+    return step.reshape(x, [1 if axis in new else next(sizes) for axis in range(rank)])
+
+
+def expand(step: Step) -> Node:
+    x = step.node(0)
+    try:
+        shape = np.broadcast_shapes(x.shape, tuple(int(size) for size in step.constant(1)))
+    except ValueError as error:
+        raise ModelError(f"{step.call.origin}: {error}") from error
+    return x if shape == x.shape else step.emit("expand", (x,), shape=shape)
+
+
+def concat(step: Step) -> Node:
+    nodes = [step.node(index) for index in range(len(step.call.inputs))]
+    axis = axis_of(step, int(step.attr("axis", 1)), len(nodes[0].shape))
+    return nodes[0] if len(nodes) == 1 else step.emit("concat", nodes, axis=axis)
+
+
+def cut(step: Step, x: Node, axis: int, start: int, stop: int, stride: int = 1) -> Node:
+    """Part of one axis; x itself for the whole axis."""
+    if (start, stop, stride) == (0, x.shape[axis], 1):
+        return x
+    return step.emit("slice", (x,), axis=axis, start=start, stop=stop, step=stride)
+
+
+def slices(step: Step) -> Node:
+    """One slice per axis; a negative step becomes a gather."""
+    x = step.node(0)
+    starts, stops = step.integers("starts", 1) or (), step.integers("ends", 2) or ()
+    axes = step.integers("axes", 3) or tuple(range(len(starts)))
+    strides = step.integers("steps", 4) or (1,) * len(starts)
+    for axis, start, stop, stride in zip(axes, starts, stops, strides, strict=True):
+        axis = axis_of(step, axis, len(x.shape))
+        first, last, _ = slice(start, stop, stride).indices(x.shape[axis])
+        picked = range(first, last, stride)
+        if stride < 0:
+            x = step.emit("gather", (x,), axis=axis, indices=tuple(picked))
+        else:
+            x = cut(step, x, axis, first, max(first, last), stride)
+    return x
+
+
+def split(step: Step) -> list[Node]:
+    """Given sizes, or equal parts (the last one may be smaller from opset 18 on)."""
+    x, sizes = step.node(0), step.integers("split", 1)
+    axis = axis_of(step, int(step.attr("axis", 0)), len(x.shape))
+    parts = int(step.attr("num_outputs", len(step.call.outputs)))
+    if sizes is None:
+        size = -(-x.shape[axis] // parts)
+        sizes = tuple(min(size, x.shape[axis] - i * size) for i in range(parts))
+    ends = np.cumsum((0, *sizes)).tolist()
+    return [cut(step, x, axis, start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+
+
+def gather(step: Step) -> Node:
+    """Constant indices along one axis; a run of neighbours becomes a slice."""
+    x, indices = step.node(0), step.constant(1)
+    axis = axis_of(step, int(step.attr("axis", 0)), len(x.shape))
+    size = x.shape[axis]
+    if indices.size and not (-size <= indices.min() and indices.max() < size):
+        raise ModelError(f"{step.call.origin}: an index is out of range for an axis of size {size}")
+    picked = tuple(int(index) % size for index in indices.reshape(-1))
+    if picked and picked == tuple(range(picked[0], picked[0] + len(picked))):
+        y = cut(step, x, axis, picked[0], picked[-1] + 1)
+    else:
+        y = step.emit("gather", (x,), axis=axis, indices=picked)
+    return step.reshape(y, x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
+
+
+def reduce(op: str) -> Rule:
+    """Sum or mean over axes."""
+
+    def rule(step: Step) -> Node:
+        x, axes = step.node(0), step.integers("axes", 1)
+        if not axes and step.attr("noop_with_empty_axes", 0):
+            return x
+        rank = len(x.shape)
+        chosen = tuple(sorted(axis_of(step, axis, rank) for axis in axes)) if axes else tuple(range(rank))
+        return step.emit(op, (x,), axes=chosen, keepdim=bool(step.attr("keepdims", 1)))
+
+    return rule
+
+
+def pad(step: Step) -> Node:
+    """Constant padding; negative widths crop."""
+    x = step.node(0)
+    rank = len(x.shape)
+    widths = step.integers("pads", 1)
+    if widths is None:
+        raise ModelError(f"{step.call.origin}: no pads")
+    axes = step.integers("axes", 3) if step.opset >= 18 else None
+    chosen = [axis_of(step, axis, rank) for axis in axes] if axes is not None else list(range(rank))
+    if len(widths) != 2 * len(chosen):
+        raise ModelError(f"{step.call.origin}: {len(widths)} pads for {len(chosen)} axes")
+    pairs = {axis: (widths[i], widths[i + len(chosen)]) for i, axis in enumerate(chosen)}
+    for axis, (before, after) in pairs.items():
+        x = cut(step, x, axis, max(-before, 0), x.shape[axis] - max(-after, 0))
+    pads = tuple((max(before, 0), max(after, 0)) for before, after in (pairs.get(axis, (0, 0)) for axis in range(rank)))
+    if not any(width for pair in pads for width in pair):
+        return x
+    mode = step.attr("mode", "constant")
+    if mode != "constant":
+        raise step.refuse(f"mode '{mode}'; only constant padding has a rule")
+    value = float(step.constant(2).reshape(-1)[0]) if step.has(2) else float(step.attr("value", 0.0))
+    if not math.isfinite(value):
+        raise step.refuse(f"padding with {value}")
+    return step.emit("pad", (x,), pads=pads, value=value)
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "Abs": absolute,
+        "Add": binary("add"),
+        "AveragePool": average_pool,
+        "BatchNormalization": batch_norm,
+        "Cast": cast,
+        "Clip": clip,
+        "Concat": concat,
+        "Conv": conv,
+        "Div": binary("div"),
+        "Dropout": dropout,
+        "Expand": expand,
+        "Flatten": flatten,
+        "Gather": gather,
+        "Gemm": gemm,
+        "GlobalAveragePool": global_average_pool,
+        "GlobalMaxPool": global_max_pool,
+        "HardSigmoid": hard_sigmoid,
+        "Identity": alias,
+        "LeakyRelu": leaky_relu,
+        "MatMul": matmul,
+        "Max": extreme("maximum"),
+        "MaxPool": max_pool,
+        "Mean": mean_of,
+        "Min": extreme("minimum"),
+        "Mul": binary("mul"),
+        "Neg": unary("neg"),
+        "PRelu": prelu,
+        "Pad": pad,
+        "ReduceMean": reduce("mean"),
+        "ReduceSum": reduce("sum"),
+        "Relu": unary("relu"),
+        "Reshape": reshape,
+        "Sigmoid": unary("sigmoid"),
+        "Slice": slices,
+        "Split": split,
+        "Squeeze": squeeze,
+        "Sub": binary("sub"),
+        "Sum": folded("add"),
+        "Tanh": unary("tanh"),
+        "Transpose": transpose,
+        "Unsqueeze": unsqueeze,
+        "Where": where,
+    }
+)
+"""Rules by ONNX op. Ops on constants need none: they are folded before."""

@@ -1,0 +1,14 @@
+"""The passes every graph goes through before it is bounded."""
+
+from __future__ import annotations
+
+from surebound.graph.check import check
+from surebound.graph.ir import Graph
+from surebound.graph.passes import expand_max, recognise_grafts, sink_reshapes
+
+
+def prepare(graph: Graph) -> Graph:
+    """The same network in the form the bounds like best: no reshapes in the way, grafts and maxima explicit."""
+    for rewrite in (recognise_grafts, expand_max, sink_reshapes):
+        graph = check(rewrite(graph))
+    return graph

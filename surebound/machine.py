@@ -1,0 +1,93 @@
+"""The machine a command runs on: its device, threads, memory and clock."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING
+
+from surebound.errors import SureboundError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+UNITS: Mapping[str, int] = MappingProxyType(
+    {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+)
+"""Bytes by the letters before the B, in lower case."""
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([kmgt]?i?)b?", re.IGNORECASE)
+_DEVICE = re.compile(r"cpu|cuda(?::(0|[1-9][0-9]*))?")
+
+
+class TimeLimit(SureboundError):
+    """The time allowed is over."""
+
+    exit_code = 0
+    verdict = "timeout"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "4GB" (10^9 bytes each), "512MiB" (2^20) or "1000000"; UsageError otherwise."""
+    match = _SIZE.fullmatch(text.strip())
+    size = 0 if match is None else int(float(match[1]) * UNITS.get(match[2].lower(), 0))
+    if size <= 0:
+        raise UsageError(f"'{text}' is not a size of memory; write a positive number and a unit, such as 4GB or 512MiB")
+    return size
+
+
+def check_device(name: str) -> str:
+    """The device's name, after checking that this machine has it; UsageError otherwise."""
+    match = _DEVICE.fullmatch(name)
+    if match is None:
+        raise UsageError(f"unknown device '{name}'; give cpu, cuda or cuda:N")
+    if name == "cpu":
+        return name
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise UsageError(f"device '{name}' is not available: torch finds no CUDA device here; use --device cpu")
+    if int(match[1] or 0) >= count:
+        raise UsageError(f"device '{name}' does not exist: there are {count}, cuda:0 to cuda:{count - 1}")
+    return name
+
+
+def use_threads(count: int | None) -> int:
+    """Let torch compute with `count` threads (None: as many as it likes); how many that are."""
+    import torch
+
+    if count is not None:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that was ever in use so far, in bytes: of the process, or of a CUDA device by torch."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def time_limit(seconds: float, what: str) -> Iterator[None]:
+    """Raise TimeLimit inside the block once `seconds` are over; for the main thread of a POSIX system."""
+
+    def over(signum: int, frame: FrameType | None) -> None:
+        raise TimeLimit(f"{what} did not end within {seconds:g} seconds; allow more with --timeout")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,11 @@
+"""The op table: one `Op` record for everything a graph can contain."""
+
+from surebound.ops.affine import AFFINE
+from surebound.ops.piecewise import PIECEWISE
+from surebound.ops.record import Interval, Lines, Op, Relaxation
+from surebound.ops.reshape import RESHAPE
+from surebound.ops.smooth import SMOOTH
+
+OPS: dict[str, Op] = {**AFFINE, **RESHAPE, **PIECEWISE, **SMOOTH}
+
+__all__ = ["OPS", "Interval", "Lines", "Op", "Relaxation"]

@@ -1,0 +1,95 @@
+"""What an op means: one `Op` record of plain functions, and the values those functions exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from surebound.graph.ir import Site
+
+
+class Interval(NamedTuple):
+    """Element-wise lower and upper bounds; an unperturbed operand has `lower is upper`."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def point(self) -> bool:
+        """True for the value of an unperturbed operand."""
+        return self.lower is self.upper
+
+
+class Lines(NamedTuple):
+    """Two affine functions that enclose an element-wise function on a box.
+
+    For every x in [l, u]:  lower_slope x + lower_intercept <= f(x) <= upper_slope x + upper_intercept.
+    Each tensor has shape [G, S or 1, *node shape] (or broadcasts to it).
+    """
+
+    lower_slope: Tensor
+    lower_intercept: Tensor
+    upper_slope: Tensor
+    upper_intercept: Tensor
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """How a non-affine op with one perturbed operand is enclosed between two affine functions.
+
+    Arguments: `site`; `values`, the operands' values with None for the perturbed one; the perturbed
+    operand's box `lower`, `upper` of shape [G, 1, *shape].
+    lines: the enclosing lines; `free` [K, G, S or 1, *shape] holds the relaxation's K free values per
+        neuron (alphas); any value that `project` returns gives sound lines.
+    init: the free values that need no optimisation, [K, G, 1, *shape].
+    project: the nearest admissible free values, element-wise and cheap.
+    loose: bool [G, 1, *shape], where the two lines differ ("unstable neurons").
+    threshold: [G, 1, *shape], the value of the operand at which splitting a loose neuron helps most.
+    exact_split: True when finitely many splits make every neuron exact (piecewise linear ops).
+    """
+
+    lines: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor, Tensor], Lines]
+    init: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
+    project: Callable[[Tensor], Tensor]
+    loose: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
+    threshold: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
+    exact_split: bool
+
+
+@dataclass(frozen=True)
+class Op:
+    """The meaning of an op.
+
+    forward(site, *operands): the value; batched operands are [B, *shape], others have no sample axis.
+    affine(perturbed): is the op affine in the operands marked perturbed, the others held fixed?
+    interval(site, *intervals): element-wise bounds of the value over the operands' boxes.
+    relax: needed when `affine` is False for some pattern that occurs; acts on operand 0.
+    """
+
+    forward: Callable[..., Tensor]
+    affine: Callable[[tuple[bool, ...]], bool]
+    interval: Callable[..., Interval]
+    relax: Relaxation | None = None
+
+
+def always(perturbed: tuple[bool, ...]) -> bool:
+    """Affine whatever is perturbed."""
+    return True
+
+
+def never(perturbed: tuple[bool, ...]) -> bool:
+    """Affine only when nothing is perturbed."""
+    return not any(perturbed)
+
+
+def at_most_one(perturbed: tuple[bool, ...]) -> bool:
+    """Bilinear: affine as long as a single factor moves."""
+    return sum(perturbed) <= 1
+
+
+def only_first(perturbed: tuple[bool, ...]) -> bool:
+    """Affine in operand 0 while the others are fixed."""
+    return not any(perturbed[1:])

@@ -1,0 +1,105 @@
+"""S-shaped activations: sigmoid and tanh.
+
+Both are convex below 0 and concave above, and odd around (0, f(0)), so the lower line on [l, u] is the
+mirrored upper line on [-u, -l]. The upper line is a tangent in the concave part that stays above the
+curve, or the chord (Zhang et al. 2018, section 3; the tangent's position is the relaxation's free value).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surebound.graph.ir import Site
+from surebound.ops.piecewise import unit_interval
+from surebound.ops.record import Lines, Op, Relaxation, never
+from surebound.ops.reshape import monotone
+
+Values = Sequence[Tensor | None]
+BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class SShape:
+    """An S-shaped function and its derivative; `f(x) + f(-x) = 2 f(0)`, convex for x < 0."""
+
+    f: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+def earliest_tangent(curve: SShape, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest d >= 0 in the box whose tangent is above the curve at `lower`, and whether there is one.
+
+    t(d) = f(d) + f'(d)(lower - d) - f(lower) grows with d > 0, so bisection keeps an end with t >= 0.
+    """
+
+    def above(d: Tensor) -> Tensor:
+        return curve.f(d) + curve.slope(d) * (lower - d) >= curve.f(lower)
+
+    low, high = lower.clamp(min=0), upper.clamp(min=0)
+    exists = above(high)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        sound = above(middle)
+        high = torch.where(sound, middle, high)
+        low = torch.where(sound, low, middle)
+    return high, exists
+
+
+def upper_line(curve: SShape, lower: Tensor, upper: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and intercept of a line above the curve on [lower, upper]; free in [0, 1] places the tangent."""
+    start, exists = earliest_tangent(curve, lower.detach(), upper.detach())
+    tangent_at = start + free * (upper - start)
+    width = upper - lower
+    tiny = width <= 1e-12 * (1 + upper.abs())
+    chord = (curve.f(upper) - curve.f(lower)) / torch.where(tiny, torch.ones_like(width), width)
+    use_tangent = exists & (upper > 0) & ~tiny
+    chord_slope = torch.where(tiny, torch.zeros_like(chord), chord)
+    chord_intercept = torch.where(tiny, curve.f(upper), curve.f(lower) - chord * lower)
+    slope = curve.slope(tangent_at)
+    intercept = curve.f(tangent_at) - slope * tangent_at
+    return torch.where(use_tangent, slope, chord_slope), torch.where(use_tangent, intercept, chord_intercept)
+
+
+def relaxation(curve: SShape) -> Relaxation:
+    """Lines, start values and splits of an S-shaped function."""
+
+    def lines(site: Site, values: Values, lower: Tensor, upper: Tensor, free: Tensor) -> Lines:
+        high_slope, high_intercept = upper_line(curve, lower, upper, free[1])
+        low_slope, mirrored = upper_line(curve, -upper, -lower, free[0])
+        return Lines(low_slope, 2 * curve.f(torch.zeros_like(lower)) - mirrored, high_slope, high_intercept)
+
+    def init(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
+        """The middle of a one-sided box, the earliest sound tangent of a mixed one."""
+        half = torch.full_like(lower, 0.5)
+        zero = torch.zeros_like(lower)
+        return torch.stack([torch.where(upper <= 0, half, zero), torch.where(lower >= 0, half, zero)])
+
+    return Relaxation(
+        lines=lines,
+        init=init,
+        project=unit_interval,
+        loose=lambda site, values, lower, upper: upper > lower,
+        threshold=lambda site, values, lower, upper: (lower + upper) / 2,
+        exact_split=False,
+    )
+
+
+def sigmoid(site: Site, x: Tensor) -> Tensor:
+    return torch.sigmoid(x)
+
+
+def tanh(site: Site, x: Tensor) -> Tensor:
+    return torch.tanh(x)
+
+
+SIGMOID = SShape(torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x))
+TANH = SShape(torch.tanh, lambda x: 1 / torch.cosh(x.clamp(-300, 300)) ** 2)
+
+SMOOTH = {
+    "sigmoid": Op(sigmoid, never, monotone(sigmoid), relaxation(SIGMOID)),
+    "tanh": Op(tanh, never, monotone(tanh), relaxation(TANH)),
+}

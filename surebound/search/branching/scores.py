@@ -1,0 +1,95 @@
+"""One score for every split: how much of the bound its relaxation may have cost.
+
+For a neuron with coefficient A in the walk, A < 0 met the upper line and lost at most -A times that line's
+slack at the split's threshold; A > 0 met the lower line and lost at most A times its slack at the better
+end (BaBSR's intercept score, Bunel et al. 2020, for relu). For an input dimension it is |A| times the
+half-width ("smart branching").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from surebound.bounds.crown import Context
+from surebound.bounds.plan import Step
+from surebound.bounds.walk import fixed_operands, lines_of
+from surebound.graph.ir import Site
+from surebound.ops.record import Interval
+
+
+def neuron_scores(
+    ctx: Context, step: Step, box: Interval, coefficients: Tensor, free: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Scores and thresholds [N, *shape] of a relaxed step's neurons; -inf where a split changes nothing.
+
+    coefficients [N, *shape] at the step's value; free [K, N, 1, *shape].
+    """
+    fixed = fixed_operands(step, ctx.values)
+    lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
+    lines = lines_of(step, ctx.values, box, free)
+    at = step.relaxation.threshold(step.site, fixed, lower, upper)
+
+    def f(x: Tensor) -> Tensor:
+        return apply(step.site, step, fixed, x)
+
+    above = lines.upper_slope * at + lines.upper_intercept - f(at)
+    below = torch.minimum(
+        f(lower) - lines.lower_slope * lower - lines.lower_intercept,
+        f(upper) - lines.lower_slope * upper - lines.lower_intercept,
+    )
+    a = coefficients.unsqueeze(1)
+    score = torch.where(a > 0, a * below, -a * above)
+    usable = step.relaxation.loose(step.site, fixed, lower, upper) & (lower < at) & (at < upper)
+    score = torch.where(usable & torch.isfinite(score), score, torch.full_like(score, -torch.inf))
+    return score.squeeze(1), at.expand_as(score).squeeze(1)
+
+
+def apply(site: Site, step: Step, fixed: list[Tensor | None], x: Tensor) -> Tensor:
+    """The step's function at x [N, 1, *shape]."""
+    flat = x.flatten(0, 1)
+    operands = [flat if value is None else value for value in fixed]
+    return step.op.forward(site, *operands).reshape(x.shape)
+
+
+def input_scores(lower: Tensor, upper: Tensor, coefficients: Tensor) -> Tensor:
+    """|A| (u - l) / 2 per input dimension [N, n]; a dimension that cannot be halved scores -inf."""
+    half = (upper - lower).flatten(1) / 2
+    middle = (upper + lower).flatten(1) / 2
+    splittable = (middle > lower.flatten(1)) & (middle < upper.flatten(1))
+    score = coefficients.flatten(1).abs() * half + 1e-12 * half
+    return torch.where(splittable & torch.isfinite(score), score, torch.full_like(score, -torch.inf))
+
+
+def all_neuron_scores(
+    ctx: Context, boxes: Mapping[str, Interval], reached: Mapping[str, Tensor], free: Mapping[str, Tensor]
+) -> tuple[list[str], list[Tensor], list[Tensor]]:
+    """Scores and thresholds of every splittable node: names, [N, numel] scores, [N, numel] thresholds.
+
+    A node read by several relaxed steps gets the sum of their scores.
+    """
+    names: list[str] = []
+    scores: list[Tensor] = []
+    thresholds: list[Tensor] = []
+    for name, steps in ctx.plan.operands.items():
+        total: Tensor | None = None
+        where: Tensor | None = None
+        for step in steps:
+            if step.site.node.name not in reached:
+                continue
+            coefficients = reached[step.site.node.name]
+            score, at = neuron_scores(ctx, step, boxes[name], coefficients, free.get(step.site.node.name))
+            if total is None or where is None:
+                total, where = score, at
+            else:
+                where = torch.where(score > total, at, where)
+                total = torch.where(
+                    torch.isinf(total) | torch.isinf(score), torch.maximum(total, score), total + score
+                )
+        if total is not None and where is not None:
+            names.append(name)
+            scores.append(total.flatten(1))
+            thresholds.append(where.flatten(1))
+    return names, scores, thresholds

@@ -1,0 +1,90 @@
+"""Warm-start values of open sub-problems, packed into one growing table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surebound.bounds.alpha import Free
+
+
+class Multipliers:
+    """Free values and betas by slot.
+
+    Free values are kept only for the neurons unstable at the root of their case (positions `unstable`
+    [C, U] per relaxed node, padded with 0) and in half precision: any value in [0, 1] is sound.
+    """
+
+    def __init__(self, unstable: Mapping[str, Tensor]) -> None:
+        self.unstable = dict(unstable)
+        self.free: dict[str, Tensor] = {}
+        self.beta = torch.zeros(0, 1, 0)
+        self.unused: NDArray[np.int32] = np.empty(0, np.int32)
+        self.capacity = 0
+        self.users: NDArray[np.int8] = np.zeros(0, np.int8)
+
+    def reserve(self, count: int) -> NDArray[np.int32]:
+        """Slots for `count` sub-problems."""
+        if len(self.unused) < count:
+            more = max(count, self.capacity, 256)
+            self.unused = np.concatenate([self.unused, np.arange(self.capacity, self.capacity + more, dtype=np.int32)])
+            self.capacity += more
+            self.users = np.concatenate([self.users, np.zeros(more, np.int8)])
+        slots, self.unused = self.unused[:count], self.unused[count:]
+        self.users[slots] = 2
+        return slots
+
+    def store(self, case: Tensor, free: Free, beta: Tensor) -> NDArray[np.int32]:
+        """Keep the values of N sub-problems; free [K, N, S, *shape], beta [N, S, D]."""
+        slots = self.reserve(len(case))
+        at = torch.from_numpy(slots).long()
+        for name, value in free.items():
+            index = self.unstable[name][case]
+            kinds, groups, rows = value.shape[:3]
+            packed = value.flatten(3).gather(3, index[None, :, None].expand(kinds, groups, rows, -1)).half()
+            self.free[name] = grown(self.free.get(name), (self.capacity, kinds, rows, index.shape[1]), torch.half)
+            self.free[name][at] = packed.transpose(0, 1)
+        rows, depth = beta.shape[1], beta.shape[2]
+        wide = max(depth, self.beta.shape[2])
+        self.beta = grown(self.beta, (self.capacity, rows, wide), torch.float32)
+        self.beta[at] = 0
+        self.beta[at, :, :depth] = beta.float()
+        return slots
+
+    def load(self, slots: Tensor, case: Tensor, start: Free, depth: int) -> tuple[Free, Tensor]:
+        """Values for children of the sub-problems in `slots`: their own split first, with multiplier 0.
+
+        start: values for everything that is not kept.
+        """
+        free: Free = {}
+        for name, value in start.items():
+            packed = self.free[name][slots].transpose(0, 1).to(value.dtype)
+            index = self.unstable[name][case][None, :, None].expand(packed.shape)
+            full = value.flatten(3).expand(*packed.shape[:3], -1).scatter(3, index, packed)
+            free[name] = full.reshape(*packed.shape[:3], *value.shape[3:])
+        dtype = next(iter(start.values())).dtype if start else torch.float32
+        kept = self.beta[slots][:, :, : max(depth - 1, 0)].to(dtype)
+        beta = torch.zeros(len(slots), kept.shape[1], depth, dtype=dtype)
+        beta[:, :, 1 : 1 + kept.shape[2]] = kept
+        return free, beta
+
+    def release(self, slots: NDArray[np.int32]) -> None:
+        """One of a slot's two users (the children of its sub-problem) is done with it; -1 is ignored."""
+        slots = slots[slots >= 0]
+        np.subtract.at(self.users, slots, 1)
+        done = np.unique(slots)
+        self.unused = np.concatenate([self.unused, done[self.users[done] == 0]])
+
+
+def grown(table: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A table of at least `shape`, holding what the old one held."""
+    if table is not None and tuple(table.shape) == shape:
+        return table
+    larger = torch.zeros(shape, dtype=dtype)
+    if table is not None and table.numel():
+        larger[tuple(slice(0, size) for size in table.shape)] = table
+    return larger

@@ -1,0 +1,103 @@
+"""The pool: open sub-problems of many properties, bounded in full batches until all are decided.
+
+Which sub-problems form a batch depends on bounds and counts only. A property's charge is its share of the
+rows of every batch it took part in, times the batch's wall time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surebound.search.engine import Bounded, Engine
+from surebound.search.ledger import Ledger
+from surebound.search.problem import Problem
+from surebound.search.tree import Forest
+from surebound.search.verdict import Unknown
+
+TryPoints = Callable[[NDArray[np.int64], Tensor], None]
+"""Look for witnesses: roots [N] and points [N, *shape], one each."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One search: the forest, the engines by name, which engine each root uses, and the ledger of verdicts."""
+
+    problem: Problem
+    forest: Forest
+    engines: Mapping[str, Engine]
+    engine_of: NDArray[np.object_]
+    ledger: Ledger
+    try_points: TryPoints | None
+
+    def run(self, roots: NDArray[np.int64], report: Callable[[int, float], None]) -> None:
+        """Branch and bound over `roots` until nothing is waiting; report(open, worst bound) after each batch."""
+        waiting = self.forest.append(parent=np.full(len(roots), -1, np.int64), root=roots, slot=-1, lower=-np.inf)
+        self.ledger.open_roots(roots)
+        while True:
+            waiting = self.drop_decided(waiting)
+            if not len(waiting):
+                return
+            batch, waiting = self.pick(waiting)
+            waiting = np.concatenate([waiting, self.step(batch)])
+            report(len(waiting), float(self.forest["lower"][waiting].min(initial=0.0)))
+
+    def drop_decided(self, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Forget sub-problems of properties that have a verdict by now."""
+        self.ledger.end_expired()
+        keep = self.ledger.undecided(self.forest["root"][waiting])
+        gone = waiting[~keep]
+        for name, engine in self.engines.items():
+            engine.release(self.forest["slot"][gone[self.engine_of[self.forest["root"][gone]] == name]])
+        return waiting[keep]
+
+    def pick(self, waiting: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The sub-problems with the lowest bounds that share the first one's engine, and the rest."""
+        names = self.engine_of[self.forest["root"][waiting]]
+        at = np.flatnonzero(names == names[0])
+        size = self.engines[names[0]].batch
+        if len(at) > size:
+            at = at[np.sort(np.argpartition(self.forest["lower"][waiting[at]], size)[:size])]
+        return waiting[at], np.delete(waiting, at)
+
+    def step(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bound a batch, try its points on the network, split what stays open; returns the children."""
+        roots = self.forest["root"][batch]
+        engine = self.engines[self.engine_of[roots[0]]]
+        with self.ledger.charge("search", roots, engine.name):
+            found = engine.bound(batch)
+            engine.release(self.forest["slot"][batch])
+            self.forest.columns["lower"][batch] = np.where(found.proven, found.lower, -np.inf)
+            self.ledger.close(roots[found.proven], found.lower[found.proven])
+            unproven = np.flatnonzero(~found.proven)
+            if self.try_points is not None and len(unproven):
+                self.try_points(roots[unproven], found.points[unproven])
+            stuck = unproven[~found.choice.possible[unproven]]
+            self.ledger.end(roots[stuck], Unknown("a sub-problem cannot be split any further"))
+            alive = ~found.proven & self.ledger.undecided(roots)
+            dead = found.slot[~found.proven & ~alive]
+            engine.release(np.concatenate([dead, dead]))
+            return self.split(batch, found, alive)
+
+    def split(self, batch: NDArray[np.int64], found: Bounded, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Two children for each sub-problem alive; they wait with their parent's bound as priority."""
+        if not alive.any():
+            return np.empty(0, np.int64)
+        parents = batch[alive].repeat(2)
+        lower = found.lower[alive].repeat(2)
+        self.ledger.split(self.forest["root"][batch[alive]])
+        return self.forest.append(
+            parent=parents,
+            root=self.forest["root"][parents],
+            node=found.choice.node[alive].repeat(2),
+            index=found.choice.index[alive].repeat(2),
+            threshold=found.choice.threshold[alive].repeat(2),
+            sign=np.tile(np.array([-1, 1], np.int8), int(alive.sum())),
+            depth=self.forest["depth"][parents] + 1,
+            slot=found.slot[alive].repeat(2),
+            lower=np.where(np.isfinite(lower), lower, -np.inf),
+        )

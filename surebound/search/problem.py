@@ -1,0 +1,90 @@
+"""Everything a search knows about its network and its roots, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from surebound.bounds.crown import Context
+from surebound.bounds.ibp import unperturbed
+from surebound.bounds.memory import Memory
+from surebound.bounds.plan import Plan, plan
+from surebound.graph.ir import Graph, evaluate
+from surebound.ops.record import Interval
+from surebound.regions import Region
+from surebound.regions.box import outward
+from surebound.search.roots import Roots
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prepared graph with one input, its plan, its tensors by dtype, the roots, and the memory to use."""
+
+    graph: Graph
+    plan: Plan
+    params: Mapping[torch.dtype, Mapping[str, Tensor]]
+    values: Mapping[torch.dtype, Mapping[str, Tensor]]
+    roots: Roots
+    memory: Memory
+    dtype: torch.dtype
+
+    @property
+    def input(self) -> str:
+        """Name of the input node."""
+        return self.graph.input.name
+
+    @property
+    def output(self) -> str:
+        """Name of the output node."""
+        return self.graph.output.name
+
+    def context(self, region: Region, dtype: torch.dtype) -> Context:
+        """A bounding context for the given region."""
+        return Context(self.plan, self.values[dtype], {self.input: region.to(dtype)}, self.memory)
+
+    def network(self, x: Tensor) -> Tensor:
+        """Outputs [N, m] for inputs [N, *shape], in the inputs' dtype."""
+        return evaluate(self.graph, self.params[x.dtype], x)[self.output].flatten(1)
+
+    def spec(self, at: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of roots `at` over the output node, [N, S, *output shape]."""
+        spec = self.roots.spec[at].to(dtype)
+        return spec.reshape(*spec.shape[:2], *self.graph.output.shape)
+
+    @property
+    def widest(self) -> int:
+        """Values of the widest perturbed node per sample."""
+        return max(prod(self.graph[name].shape) for name in self.plan.order(self.output))
+
+    @property
+    def neurons(self) -> int:
+        """Neurons of non-affine ops per sample."""
+        return sum(step.site.node.numel for step in self.plan.relaxed)
+
+
+def problem(graph: Graph, roots: Roots, dtype: torch.dtype, memory: Memory) -> Problem:
+    """Fetch the parameters once per dtype and plan the passes."""
+    of = plan(graph, (graph.input.name,))
+    params = {kind: detached(graph.values(kind)) for kind in {dtype, torch.float32, torch.float64}}
+    values = {kind: unperturbed(of, tensors) for kind, tensors in params.items()}
+    return Problem(graph, of, params, values, roots, memory, dtype)
+
+
+def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without gradient history: a search never differentiates by parameters."""
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def take_boxes(boxes: Mapping[str, Interval], at: Tensor, dtype: torch.dtype) -> dict[str, Interval]:
+    """Boxes of groups `at`, rounded outward when cast down."""
+    taken: dict[str, Interval] = {}
+    for name, box in boxes.items():
+        lower, upper = box.lower[at], box.upper[at]
+        if dtype != lower.dtype:
+            lower, upper = outward(lower, upper, dtype)
+        taken[name] = Interval(lower, upper)
+    return taken

@@ -1,0 +1,112 @@
+"""The split trees of all sub-problems, as growing arrays; a sub-problem is a row.
+
+A row stores its parent, the split that made it, and what was proven about it. Everything else (its boxes,
+its path of splits) follows from the root's data and the walk up to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from surebound.bounds.beta import Splits
+
+COLUMNS = {
+    "parent": np.int64,
+    "root": np.int32,
+    "node": np.int16,
+    "index": np.int32,
+    "threshold": np.float64,
+    "sign": np.int8,
+    "depth": np.int32,
+    "lower": np.float64,
+    "block": np.int32,
+    "slot": np.int32,
+}
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The proof tree of one disjunct: rows in the order they were made, row 0 the root.
+
+    Row i > 0 restricts its parent by sign[i] (z - threshold[i]) >= 0 for the value z of node names[node[i]]
+    at flat position index[i]; the two children of a row share the threshold, so they cover it. `lower[i]` is
+    the float64 lower bound that closes leaf i (-inf where it was split). root_bound: how the root's
+    intermediate boxes were obtained.
+    """
+
+    names: tuple[str, ...]
+    parent: NDArray[np.int64]
+    node: NDArray[np.int16]
+    index: NDArray[np.int32]
+    threshold: NDArray[np.float64]
+    sign: NDArray[np.int8]
+    lower: NDArray[np.float64]
+    root_bound: str
+
+    @property
+    def leaves(self) -> NDArray[np.int64]:
+        """Rows without children."""
+        return np.setdiff1d(np.arange(len(self.parent)), self.parent[self.parent >= 0])
+
+
+class Forest:
+    """Append-only columns for all sub-problems of a search."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.size = 0
+        self.columns = {name: np.empty(1024, dtype) for name, dtype in COLUMNS.items()}
+
+    def __getitem__(self, column: str) -> NDArray[np.generic]:
+        return self.columns[column][: self.size]
+
+    def append(self, **values: NDArray[np.generic] | int | float) -> NDArray[np.int64]:
+        """Add rows; scalars are repeated, missing columns are zero. Returns their positions."""
+        count = max(len(v) for v in values.values() if isinstance(v, np.ndarray))
+        while self.size + count > len(self.columns["parent"]):
+            self.columns = {name: np.concatenate([c, np.empty_like(c)]) for name, c in self.columns.items()}
+        rows = slice(self.size, self.size + count)
+        for name, column in self.columns.items():
+            column[rows] = values.get(name, 0)
+        self.size += count
+        return np.arange(rows.start, rows.stop)
+
+    def paths(self, rows: NDArray[np.int64]) -> Splits:
+        """The splits on the way from each row to its root, deepest first, padded with sign 0."""
+        depth = int(self["depth"][rows].max(initial=0))
+        shape = (len(rows), depth)
+        node, index = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        threshold, sign = np.zeros(shape, np.float64), np.zeros(shape, np.float64)
+        here = rows.copy()
+        for level in range(depth):
+            inside = self["depth"][here] > 0
+            node[:, level] = self["node"][here]
+            index[:, level] = self["index"][here]
+            threshold[:, level] = self["threshold"][here]
+            sign[:, level] = np.where(inside, self["sign"][here], 0)
+            here = np.where(inside, self["parent"][here], here)
+        return Splits(
+            self.names,
+            torch.from_numpy(node),
+            torch.from_numpy(index),
+            torch.from_numpy(threshold),
+            torch.from_numpy(sign),
+        )
+
+    def tree(self, root: int, root_bound: str) -> Tree:
+        """The tree of one root, renumbered."""
+        rows = np.flatnonzero(self["root"] == root)
+        number = np.full(self.size + 1, -1, np.int64)
+        number[rows] = np.arange(len(rows))
+        parents = self["parent"][rows]
+        return Tree(
+            self.names,
+            np.where(parents >= 0, number[parents], -1),
+            *(self[name][rows].copy() for name in ("node", "index", "threshold", "sign", "lower")),  # pyright: ignore
+            root_bound=root_bound,
+        )

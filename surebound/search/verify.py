@@ -1,0 +1,251 @@
+"""`verify`: decide properties of one network, all of them in one pool of sub-problems.
+
+The order of work: CROWN at the roots; a gradient attack where that left something open; then branch and
+bound. Choices depend on counts and bounds, never on the clock; the clock only ends the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surebound.attacks.pgd import Descent, pgd, worst_row
+from surebound.bounds.alpha import Rates
+from surebound.bounds.crown import boxes_of, by_walk
+from surebound.bounds.memory import Memory, pieces
+from surebound.errors import OutOfMemory, UsageError
+from surebound.graph.ir import Graph, Original
+from surebound.graph.graph_original import GraphOriginal
+from surebound.graph.prepare import prepare
+from surebound.linear.maps import Dense
+from surebound.ops.record import Interval
+from surebound.properties import Property, check_fits
+from surebound.regions import Box
+from surebound.search.engine import confirmed
+from surebound.search.inputs import InputEngine
+from surebound.search.ledger import Ledger
+from surebound.search.neurons import NeuronEngine
+from surebound.search.pool import Pool
+from surebound.search.problem import Problem, problem
+from surebound.search.roots import roots_of
+from surebound.search.tree import Forest
+from surebound.search.verdict import Falsified, Outcome, Unknown, Verdict, Verified
+from surebound.witness import replay
+
+FEW_DIMENSIONS = 10
+"""Boxes with at most this many non-degenerate dimensions are split on the input."""
+
+AT_ONCE = 32
+"""Cases whose root boxes are computed in one pass, and roots attacked in one pass."""
+
+NEAR = 1e-4
+"""Candidates whose float32 distance from a violation is at most this are replayed on the original."""
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """How to decide.
+
+    timeout: charged seconds per property. attack: gradient search for witnesses, or none (then the points
+    that bounding yields are not tried either). dtype: of the search; proofs are float64 always. memory:
+    bytes for one pass. steps, rates: of the alpha and beta optimisation per sub-problem.
+    """
+
+    timeout: float = 60.0
+    attack: Literal["pgd", "none"] = "pgd"
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    seed: int = 0
+    memory: int = 1 << 30
+    descent: Descent = field(default_factory=Descent)
+    steps: int = 20
+    rates: Rates = field(default_factory=lambda: Rates(0.1, 0.1, 0.97))
+
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise UsageError(f"the timeout must be more than 0 seconds, got {self.timeout}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands: properties done of total, sub-problems bounded and open, seconds, worst bound."""
+
+    done: int
+    total: int
+    nodes: int
+    open: int
+    seconds: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `verify`: what is decided, how, and the ledger that the stages fill."""
+
+    problem: Problem
+    properties: Sequence[Property]
+    original: Original
+    config: VerifyConfig
+    ledger: Ledger
+
+
+def verify(
+    graph: Graph,
+    properties: Sequence[Property],
+    config: VerifyConfig | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Outcome]:
+    """Decide each property; one `Outcome` per property, in order.
+
+    Raises SpecError when a property does not fit the network, UnsupportedOp when an op has no linear bound.
+    """
+    if not properties:
+        return []
+    chosen = config or VerifyConfig()
+    prepared = prepare(graph)
+    for prop in properties:
+        check_fits(prop, prepared.input.numel, prepared.output.numel)
+    roots = roots_of(properties, prepared.input.shape)
+    of = problem(prepared, roots, chosen.dtype, Memory(chosen.memory))
+    original = graph.original if graph.original is not None else GraphOriginal(graph)
+    run = Run(of, properties, original, chosen, Ledger(roots.prop.numpy(), len(properties), chosen.timeout))
+    forest = Forest([*of.plan.operands, of.input])
+    try:
+        decide(run, forest, progress)
+    except OutOfMemory as error:
+        run.ledger.end(run.ledger.roots_open(), Unknown(str(error), "memory"))
+    return [run.ledger.outcome(p, verdict_of(run, forest, p)) for p in range(len(properties))]
+
+
+def verdict_of(run: Run, forest: Forest, prop: int) -> Verdict:
+    """The ledger's verdict, or the proof when every root of the property is closed."""
+    ledger = run.ledger
+    decided = ledger.verdicts[prop]
+    if decided is not None:
+        return decided
+    roots = np.flatnonzero(ledger.prop_of == prop)
+    margin = float(ledger.margin[roots].min())
+    if ledger.refuted(prop) and np.isfinite(margin) and margin > 0:
+        return Verified(margin, tuple(forest.tree(int(root), "crown, float64") for root in roots))
+    return Unknown("the search ended without a proof or a witness")
+
+
+def decide(run: Run, forest: Forest, progress: Callable[[Progress], None] | None) -> None:
+    """All stages."""
+    ledger, of = run.ledger, run.problem
+    began = time.monotonic()
+
+    def report(open_: int, bound: float) -> None:
+        if progress is not None:
+            total = len(run.properties)
+            progress(Progress(ledger.done, total, int(ledger.nodes.sum()), open_, time.monotonic() - began, bound))
+
+    boxes = bound_roots(run)
+    attacking = run.config.attack == "pgd"
+    if attacking:
+        attack(run)
+    roots = ledger.roots_open()
+    report(len(roots), float("nan"))
+    if not len(roots):
+        return
+    engines = {
+        "input-split": InputEngine(of, forest),
+        "beta-crown": NeuronEngine(of, forest, boxes, run.config.steps, run.config.rates),
+    }
+    engine_of = np.where(few_dimensions(of), "input-split", "beta-crown").astype(object)
+    pool = Pool(of, forest, engines, engine_of, ledger, (lambda r, x: try_points(run, r, x)) if attacking else None)
+    pool.run(roots, report)
+
+
+def few_dimensions(of: Problem) -> NDArray[np.bool_]:
+    """By root: a box with few dimensions that have any width."""
+    region = of.roots.region
+    if not isinstance(region, Box):
+        return np.zeros(of.roots.count, bool)
+    moving = (region.upper > region.lower).flatten(1).sum(1)
+    return (moving <= FEW_DIMENSIONS)[of.roots.within].numpy()
+
+
+def bound_roots(run: Run) -> dict[str, Interval]:
+    """CROWN boxes of every case (returned, of the nodes that relaxations read) and CROWN bounds of every root.
+
+    All in float64: these boxes carry every later proof.
+    """
+    of, ledger, roots = run.problem, run.ledger, run.problem.roots
+    found: list[dict[str, Interval]] = []
+    for piece in pieces(roots.region.groups, AT_ONCE):
+        inside = (roots.within >= piece.start) & (roots.within < piece.stop)
+        here = inside.nonzero().squeeze(1)
+        with torch.no_grad(), ledger.charge("bound", here.numpy(), "crown"):
+            ctx = of.context(roots.region.take(torch.arange(piece.start, piece.stop)), torch.float64)
+            boxes = boxes_of(ctx, {}, by_walk)
+            boxes = {name: boxes[name] for name in of.plan.operands}
+            found.append(boxes)
+            for part in pieces(len(here), 4 * AT_ONCE):
+                at = here[part]
+                within = roots.within[at] - piece.start
+                local = {name: Interval(box.lower[within], box.upper[within]) for name, box in boxes.items()}
+                own = of.context(roots.region.take(roots.within[at]), torch.float64)
+                lower = by_walk(own, local, of.output, Dense(of.spec(at, torch.float64)))
+                margin = roots.best(lower - roots.threshold[at], at)
+                proven = confirmed(margin)
+                ledger.close(at.numpy()[proven], margin.numpy()[proven])
+    return {
+        name: Interval(torch.cat([b[name].lower for b in found]), torch.cat([b[name].upper for b in found]))
+        for name in of.plan.operands
+    }
+
+
+def attack(run: Run) -> None:
+    """Projected gradient descent on every open root; the best points are replayed."""
+    of, ledger, roots, config = run.problem, run.ledger, run.problem.roots, run.config
+    generator = torch.Generator().manual_seed(config.seed)
+    dtype = torch.float32
+    for piece in pieces(len(open_ := ledger.roots_open()), AT_ONCE):
+        here = open_[piece]
+        here = here[ledger.undecided(here)]
+        if not len(here):
+            continue
+        at = torch.from_numpy(here)
+        region = roots.region.take(roots.within[at]).to(dtype)
+        spec, threshold, real = roots.spec[at].to(dtype), roots.threshold[at].to(dtype), roots.real[at]
+        middle = ((region.lower + region.upper) / 2).unsqueeze(1)
+        starts = torch.cat([middle, region.sample(config.descent.restarts, generator)], 1)
+        deadline = time.monotonic() + ledger.left(here)
+
+        def distance(outputs: Tensor, s: Tensor = spec, t: Tensor = threshold, r: Tensor = real) -> Tensor:
+            return worst_row(outputs, s, t, r)
+
+        def expired(end: float = deadline) -> bool:
+            return time.monotonic() > end
+
+        with ledger.charge("attack", here):
+            points, distances = pgd(of.network, region, distance, starts, config.descent, expired)
+            best = distances.argmin(1)
+            try_points(run, here, points[torch.arange(len(at)), best])
+
+
+def try_points(run: Run, roots: NDArray[np.int64], points: Tensor) -> None:
+    """Evaluate one point per root; those near a violation are replayed on the original network."""
+    of, ledger = run.problem, run.ledger
+    at = torch.from_numpy(np.asarray(roots, np.int64))
+    with torch.no_grad():
+        outputs = of.network(points).unsqueeze(1)
+        spec, threshold = of.roots.spec[at].to(points.dtype), of.roots.threshold[at].to(points.dtype)
+        distance = worst_row(outputs, spec, threshold, of.roots.real[at]).squeeze(1)
+    order = distance.argsort()
+    for i in order[distance[order] <= NEAR].tolist():
+        root = int(roots[i])
+        if not ledger.undecided(np.array([root]))[0]:
+            continue
+        prop, case = int(of.roots.prop[root]), int(of.roots.case[root])
+        witness = replay(points[i].double(), run.properties[prop], case, run.original, of.graph.input.shape)
+        if witness is not None:
+            ledger.end(np.array([root]), Falsified(witness))
