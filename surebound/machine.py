@@ -84,10 +84,11 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     def over(signum: int, frame: FrameType | None) -> None:
         raise TimeLimit(f"{what} did not end within {seconds:g} seconds; allow more with --timeout")
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler = signal.signal(signal.SIGALRM, over)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)

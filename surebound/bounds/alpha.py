@@ -25,7 +25,7 @@ from surebound.bounds.crown import (
 from surebound.bounds.memory import Memory
 from surebound.bounds.query import Bounds, Query
 from surebound.bounds.walk import LinesOf, Walked, fixed_operands, lines_of, walk
-from surebound.linear.maps import LinearMap
+from surebound.linear.maps import Dense, LinearMap
 from surebound.ops.record import Interval, Lines
 
 Free = dict[str, Tensor]
@@ -34,20 +34,46 @@ Free = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Rates:
-    """Step sizes: of alphas, of betas, and their decay per step (alpha-beta-CROWN's defaults)."""
+    """Step sizes of alphas, betas and the logits of a conjunction's atoms, and their decay per step."""
 
     alpha: float = 0.1
     beta: float = 0.05
     decay: float = 0.98
+    logit: float = 0.3
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is bounded: the max over convex weights of  weights . (spec y - threshold), one row per group.
+
+    spec [G, K, *shape] and threshold [G, K] are the atoms  spec y <= threshold  of a conjunction; if some
+    convex combination of them is positive over a region, the conjunction has no solution there (Farkas).
+    """
+
+    spec: Tensor
+    threshold: Tensor
+
+    def rows(self, logits: Tensor) -> tuple[LinearMap, Tensor]:
+        """The combined row [G, 1, *shape] and its constant [G, 1] for weights softmax(logits), logits [G, K].
+
+        An atom with logit -inf has weight 0 (padding).
+        """
+        weights = torch.softmax(logits, 1)
+        flat = torch.bmm(weights.unsqueeze(1), self.spec.flatten(2))
+        return Dense(flat.reshape(len(weights), 1, *self.spec.shape[2:])), -(weights * self.threshold).sum(1, True)
 
 
 @dataclass(frozen=True)
 class Optimised:
-    """The best bounds [G, S], the free values and multipliers [G, S, D] that gave them, and the last walk."""
+    """The best bounds [G, S], what gave them, and the last walk.
+
+    free: free values; beta: split multipliers [G, S, D]; logits: of the target's atoms [G, K].
+    """
 
     lower: Tensor
     free: Free
     beta: Tensor | None
+    logits: Tensor | None
     last: Walked
 
 
@@ -79,75 +105,85 @@ def optimise(
     ctx: Context,
     boxes: Mapping[str, Interval],
     start: str,
-    rows: LinearMap,
+    target: LinearMap | Target,
     free: Free,
     steps: int,
     rates: Rates,
     splits: Splits | None = None,
     beta: Tensor | None = None,
+    logits: Tensor | None = None,
     wanted: Callable[[Tensor], Tensor] | None = None,
     keep: frozenset[str] = frozenset(),
 ) -> Optimised:
-    """Raise the lower bounds of `rows` over `start` by `steps` Adam steps on alphas and betas.
+    """Raise lower bounds over node `start` by `steps` Adam steps on alphas, betas and logits.
 
+    target: rows of their own, or the atoms of one conjunction per group with their `logits`.
     wanted: from the best bounds so far, which rows [G, S] still matter (default all); none ends the loop.
     The first bound is that of the values given, so the result is never worse than the start.
     """
-    free = {name: value.detach().clone().requires_grad_(steps > 0) for name, value in free.items()}
+    moving = steps > 0
+    free = {name: value.detach().clone().requires_grad_(moving) for name, value in free.items()}
     groups: list[dict[str, object]] = [{"params": list(free.values()), "lr": rates.alpha}]
-    if splits is not None:
-        shape = (*rows.rows, splits.depth)
-        start_beta = torch.zeros(shape, dtype=rows.dtype, device=rows.device) if beta is None else beta
-        beta = start_beta.detach().clone().requires_grad_(steps > 0)
+    if beta is not None:
+        beta = beta.detach().clone().requires_grad_(moving)
         groups.append({"params": [beta], "lr": rates.beta})
-    optimiser = torch.optim.Adam(groups) if steps > 0 and any(group["params"] for group in groups) else None
+    if logits is not None:
+        mixing = moving and logits.shape[1] > 1
+        logits = logits.detach().clone().requires_grad_(mixing)
+        groups.extend([{"params": [logits], "lr": rates.logit}] if mixing else [])
+    optimiser = torch.optim.Adam(groups) if moving and any(group["params"] for group in groups) else None
     best: Optimised | None = None
     for step in range(steps + 1):
         last_step = step == steps or optimiser is None
         with torch.set_grad_enabled(not last_step):
+            rows, constant = target.rows(logits) if isinstance(target, Target) and logits is not None else (target, 0)
+            assert isinstance(rows, LinearMap)
             addends = None if splits is None or beta is None else splits.addends(ctx.plan.graph, beta)
             walked = walk(ctx.plan, ctx.values, start, rows, lines_from(ctx, boxes, free), addends, keep)
-            lower = walked.minimise(ctx.regions)
-        best = better(best, lower, free, beta, walked)
+            lower = walked.minimise(ctx.regions) + constant
+        best = better(best, Optimised(lower.detach(), free, beta, logits, walked))
         open_rows = torch.isfinite(lower) if wanted is None else wanted(best.lower) & torch.isfinite(lower)
         if last_step or not bool(open_rows.any()):
             break
         assert optimiser is not None
         optimiser.zero_grad(set_to_none=True)
-        loss = -torch.where(open_rows, lower, torch.zeros_like(lower)).sum()
-        loss.backward()
+        (-torch.where(open_rows, lower, torch.zeros_like(lower)).sum()).backward()
         optimiser.step()
-        with torch.no_grad():
-            for name, value in free.items():
-                value.copy_(ctx.plan.steps[name].relaxation.project(value.nan_to_num(0.5)))
-            if beta is not None:
-                beta.clamp_(min=0).nan_to_num_(0.0)
+        project(ctx, free, beta)
         for group in optimiser.param_groups:
             group["lr"] *= rates.decay
     assert best is not None
     return best
 
 
-def better(best: Optimised | None, lower: Tensor, free: Free, beta: Tensor | None, walked: Walked) -> Optimised:
+@torch.no_grad()
+def project(ctx: Context, free: Free, beta: Tensor | None) -> None:
+    """Back to what is admissible: relaxations' own ranges, beta >= 0."""
+    for name, value in free.items():
+        value.copy_(ctx.plan.steps[name].relaxation.project(value.nan_to_num(0.5)))
+    if beta is not None:
+        beta.clamp_(min=0).nan_to_num_(0.0)
+
+
+def better(best: Optimised | None, new: Optimised) -> Optimised:
     """Per row the better of the best so far and the new bounds."""
-    lower = lower.detach()
-    held = {name: value.detach() for name, value in free.items()}
+    held = {name: value.detach() for name, value in new.free.items()}
     if best is None:
-        return Optimised(
-            lower,
-            {name: value.clone() for name, value in held.items()},
-            None if beta is None else beta.detach().clone(),
-            walked,
-        )
-    up = lower > best.lower
+        copies = {name: value.clone() for name, value in held.items()}
+        beta = None if new.beta is None else new.beta.detach().clone()
+        logits = None if new.logits is None else new.logits.detach().clone()
+        return Optimised(new.lower, copies, beta, logits, new.last)
+    up = new.lower > best.lower
     chosen = {}
-    for name, new in held.items():
-        mask = up if new.shape[2] == up.shape[1] else up.all(1, keepdim=True)
-        chosen[name] = torch.where(mask.reshape(1, *mask.shape, *([1] * (new.dim() - 3))), new, best.free[name])
-    kept_beta = best.beta
-    if beta is not None and best.beta is not None:
-        kept_beta = torch.where(up.unsqueeze(-1), beta.detach(), best.beta)
-    return Optimised(torch.maximum(lower, best.lower), chosen, kept_beta, walked)
+    for name, value in held.items():
+        mask = up if value.shape[2] == up.shape[1] else up.all(1, keepdim=True)
+        chosen[name] = torch.where(mask.reshape(1, *mask.shape, *([1] * (value.dim() - 3))), value, best.free[name])
+    beta, logits = best.beta, best.logits
+    if beta is not None and new.beta is not None:
+        beta = torch.where(up.unsqueeze(-1), new.beta.detach(), beta)
+    if logits is not None and new.logits is not None:
+        logits = torch.where(up, new.logits.detach(), logits)
+    return Optimised(torch.maximum(new.lower, best.lower), chosen, beta, logits, new.last)
 
 
 @dataclass(frozen=True)

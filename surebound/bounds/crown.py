@@ -150,15 +150,15 @@ def boxes_of(
 ) -> dict[str, Interval]:
     """Boxes of every perturbed node: interval arithmetic, tightened where a relaxation reads them.
 
-    tighten None: interval arithmetic only (CROWN-IBP). known: established boxes, intersected and trusted
-    to be as tight as wanted (such nodes are not walked again).
+    tighten None: interval arithmetic only (CROWN-IBP). known: established boxes, intersected before
+    anything reads them; only neurons that stay unstable are walked.
     """
     boxes: dict[str, Interval] = {}
     exact = all(isinstance(region, Box) for region in ctx.regions.values())
 
     def refine(node: Node, box: Interval) -> Interval:
         if node.name in known:
-            return intersect(box, known[node.name])
+            box = intersect(box, known[node.name])
         if tighten is None or node.name not in ctx.plan.operands:
             return box
         if exact and ctx.plan.one_affine_map(node.name):

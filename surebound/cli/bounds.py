@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surebound.cli.loading import NotYet, load
 from surebound.cli.options import Common, Machine
-from surebound.cli.output import SCHEMA, emit, explain, to_json
+from surebound.cli.output import SCHEMA, NotYet, emit, explain, to_json
 from surebound.cli.progress import progress
 from surebound.errors import UsageError
 from surebound.machine import peak_memory, time_limit
@@ -89,6 +88,7 @@ def method_of(job: Job, machine: Machine) -> Method:
 
 def bound(job: Job, machine: Machine) -> dict[str, Any]:
     """The JSON object of schema 1."""
+    from surebound.cli.loading import load
     from surebound.graph.prepare import prepare
 
     method = method_of(job, machine)
@@ -127,7 +127,7 @@ def bounds_of(graph: Graph, prop: Property, method: Method, machine: Machine) ->
             Query(
                 graph,
                 params,
-                {graph.input.name: case.region.reshape(graph.input.shape).to(machine.dtype, machine.device)},
+                {graph.input.name: case.region.to(machine.dtype, machine.device)},
                 rows_of(case).to(machine.device, machine.dtype).reshape(1, -1, *graph.output.shape),
             )
         )

@@ -1,22 +1,14 @@
-"""Opening what a command is given: the network and its property."""
+"""Opening what a command is given. Imports the heavy libraries: commands import it when they run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from surebound.errors import SureboundError
-
-if TYPE_CHECKING:
-    from surebound.graph.ir import Graph
-    from surebound.properties import Property
-
-
-class NotYet(SureboundError):
-    """Something that a command's interface has room for and this version cannot do."""
-
-    exit_code = 3
-    verdict = "unsupported"
+from surebound.cli.output import NotYet
+from surebound.graph.ir import Graph
+from surebound.graph.onnx_import import load_onnx
+from surebound.properties import Property, check_fits
+from surebound.vnnlib import load_vnnlib
 
 
 def load(model: Path, spec: Path) -> tuple[Graph, Property]:
@@ -24,10 +16,6 @@ def load(model: Path, spec: Path) -> tuple[Graph, Property]:
 
     Raises ModelError, SpecError, UnsupportedOp, and NotYet for a network with several inputs or outputs.
     """
-    from surebound.graph.onnx_import import load_onnx
-    from surebound.properties import check_fits
-    from surebound.vnnlib import load_vnnlib
-
     graph = load_onnx(model)
     counts = len(graph.inputs), len(graph.outputs)
     if counts != (1, 1):
@@ -35,6 +23,6 @@ def load(model: Path, spec: Path) -> tuple[Graph, Property]:
             f"{model} has {counts[0]} inputs ({', '.join(graph.inputs)}) and {counts[1]} outputs "
             f"({', '.join(graph.outputs)}); properties of networks with one of each are supported"
         )
-    prop = load_vnnlib(spec)
+    prop = load_vnnlib(spec, graph.input.shape)
     check_fits(prop, graph.input.numel, graph.output.numel)
     return graph, prop

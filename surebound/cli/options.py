@@ -35,9 +35,9 @@ class Common:
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="What one pass may use, such as 4GB or 512MiB.", rich_help_panel=PANEL)
     ] = "1GiB"
-    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=PANEL)] = 0
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=PANEL)] = 0
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="More than 0.", rich_help_panel=PANEL)
+        float, typer.Option(metavar="SECONDS", help="More than 0; reading the files counts.", rich_help_panel=PANEL)
     ] = 60.0
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=PANEL)] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.", rich_help_panel=PANEL)] = False

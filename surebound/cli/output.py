@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
@@ -19,6 +19,13 @@ from surebound.errors import SureboundError, UsageError
 
 SCHEMA = 1
 INTERRUPTED = 130
+
+
+class NotYet(SureboundError):
+    """Something that a command's interface has room for and this version cannot do."""
+
+    exit_code = 3
+    verdict = "unsupported"
 
 
 @dataclass(frozen=True)
@@ -112,5 +119,3 @@ class ResultsFile:
             self.path.write_text(text + "\n")
         except OSError as error:
             raise UsageError(f"the results file {self.path} could not be written: {error.strerror}") from None
-
-

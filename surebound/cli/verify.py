@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surebound.cli.loading import load
 from surebound.cli.options import Common, Machine
 from surebound.cli.output import SCHEMA, ResultsFile, emit, explain, to_json
 from surebound.cli.progress import progress
@@ -96,6 +95,7 @@ def run(job: Job) -> int:
 def decide(job: Job, state: Run) -> Answer:
     """The answer; raises what ends the work early."""
     with state.stage("import"):
+        from surebound.cli.loading import load
         from surebound.search.verify import VerifyConfig, verify
 
         state.machine = machine = job.common.machine()
@@ -124,8 +124,7 @@ def decide(job: Job, state: Run) -> Answer:
 
 def answer_of(outcome: Outcome) -> Answer:
     """What an outcome is printed as."""
-    answer = replace(evidence(outcome.verdict), nodes=outcome.nodes, engine=outcome.engine)
-    return answer
+    return replace(evidence(outcome.verdict), nodes=outcome.nodes, engine=outcome.engine)
 
 
 def evidence(verdict: Verdict) -> Answer:

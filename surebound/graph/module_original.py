@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,14 +16,16 @@ from surebound.errors import ModelError, ParametersChanged, UsageError
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of the module: its dotted name, its shape at trace time, whether it is a parameter or buffer.
+    """A tensor of the module: its dotted name and its shape at trace time.
 
-    A tensor that the module holds as a plain attribute is not registered.
+    registered: it is a parameter or buffer, not a plain attribute. tied: other names of the same tensor, which
+    the exporter merges into one (weights shared between layers).
     """
 
     name: str
     shape: tuple[int, ...]
     registered: bool = True
+    tied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,13 @@ def fetch(module: nn.Module, source: Source) -> Tensor:
             f"'{source.name}' has shape {list(value.shape)} now and had {list(source.shape)} when it was traced; "
             "trace the module again"
         )
+    for other in source.tied:
+        twin = fetch(module, replace(source, name=other, tied=()))
+        if twin is not value and not torch.equal(twin, value):
+            raise ParametersChanged(
+                f"'{source.name}' and '{other}' were one tensor when the module was traced and are two now; "
+                "trace the module again"
+            )
     return value
 
 
@@ -163,10 +172,17 @@ def present(holder: nn.Module, leaf: str, registered: bool) -> Tensor | None:
     return None
 
 
-def is_registered(module: nn.Module, name: str) -> bool:
-    """True when the dotted name is a parameter or buffer rather than a plain attribute."""
+def source_of(module: nn.Module, name: str, shape: tuple[int, ...]) -> Source:
+    """How to find the tensor with this dotted name again."""
     holder, leaf = owner(module, name)
-    return leaf in holder._parameters or leaf in holder._buffers
+    if leaf not in holder._parameters and leaf not in holder._buffers:
+        return Source(name, shape, registered=False)
+    tensor = getattr(holder, leaf)
+    everything = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    return Source(name, shape, tied=tuple(other for other, twin in everything if twin is tensor and other != name))
 
 
 def module_floats(module: nn.Module) -> list[Tensor]:
@@ -214,9 +230,14 @@ class ModuleOriginal:
             return single_output(self.module(x.detach().to(self.device, self.dtype, copy=True)))
 
 
+CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.utils.parametrize.ParametrizationList)
+"""Modules that compute the same in training and evaluation, and that appear in training mode when added late."""
+
+
 def require_eval(module: nn.Module) -> None:
-    """Raise UsageError unless the module and all its parts are in evaluation mode."""
-    training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
+    """Raise UsageError unless the module and all its parts but mere containers are in evaluation mode."""
+    parts = [(name, part) for name, part in module.named_modules() if type(part) not in CONTAINERS]
+    training = [name or type(module).__name__ for name, part in parts if part.training]
     if training:
         raise UsageError(
             f"the module is in training mode ({training[0]}"

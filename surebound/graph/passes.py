@@ -20,11 +20,6 @@ ELEMENTWISE = UNARY | {"add", "sub", "mul", "div", "maximum", "minimum", "where"
 """Ops that treat every position alike, apart from broadcasting."""
 
 
-def simplify(graph: Graph) -> Graph:
-    """What every network profits from: grafts recognised, reshapes cancelled, biases joined, dead nodes gone."""
-    return fuse_biases(sink_reshapes(recognise_grafts(drop_unused(graph))))
-
-
 def drop_unused(graph: Graph) -> Graph:
     """Without the nodes that no output needs; inputs stay."""
     needed = graph.ancestors(graph.outputs) | set(graph.inputs)
@@ -79,9 +74,9 @@ def with_bias(graph: Graph, node: Node) -> Node:
         return node
     for layer, bias in ordered(graph.operands(node)):
         alone = graph.consumers[layer.name] == (node.name,) and layer.name not in graph.outputs
-        if layer.op == "linear" and len(layer.inputs) == 2 and alone and layer.shape == node.shape:
-            if not bias.batched and bias.shape == node.shape[-1:]:
-                return replace(node, op="linear", inputs=(*layer.inputs, bias.name))
+        open_layer = layer.op == "linear" and len(layer.inputs) == 2 and layer.shape == node.shape
+        if open_layer and alone and not bias.batched and bias.shape == node.shape[-1:]:
+            return replace(node, op="linear", inputs=(*layer.inputs, bias.name))
     return node
 
 
@@ -292,18 +287,18 @@ class Expansion:
     new: Rewriting
     node: Node
 
-    def emit(self, op: str, operands: Sequence[Node], shape: Shape, **attrs: Any) -> Node:
+    def emit(self, op: str, operands: Sequence[Node], shape: Shape, attrs: Mapping[str, Any] | None = None) -> Node:
         """Append a node named `<node>.<op>`."""
         name = self.new.unique(f"{self.node.name}.{op}")
         inputs = tuple(operand.name for operand in operands)
         batched = any(operand.batched for operand in operands)
-        return self.new.append(Node(name, op, inputs, attrs, shape, batched, self.node.origin))
+        return self.new.append(Node(name, op, inputs, attrs or {}, shape, batched, self.node.origin))
 
     def lifted(self, x: Node) -> Node:
         """x with as many axes as the node, so that sample axes line up."""
         missing = len(self.node.shape) - len(x.shape)
         shape = (1,) * missing + x.shape
-        return self.emit("reshape", (x,), shape, shape=shape) if x.batched and missing > 0 else x
+        return self.emit("reshape", (x,), shape, {"shape": shape}) if x.batched and missing > 0 else x
 
     def negative(self, x: Node) -> Node:
         return self.emit("neg", (x,), x.shape)
@@ -338,14 +333,14 @@ def expand_pool(expansion: Expansion, operands: Sequence[Node]) -> Node:
 
     def gather(value: Node, axis: int, indices: tuple[int, ...]) -> Node:
         shape = (*value.shape[:axis], len(indices), *value.shape[axis + 1 :])
-        return expansion.emit("gather", (value,), shape, axis=axis, indices=indices)
+        return expansion.emit("gather", (value,), shape, {"axis": axis, "indices": indices})
 
     window = (a["kernel"], a["stride"], a["padding"], a["dilation"])
     result = separable_max(x, (node.shape[1], node.shape[2]), window, gather, expansion.larger)
     if result is None:
         reason = "a pooling window lies in the padding altogether"
         raise UnsupportedOp(node.op, node.name, node.origin, reason, "windows that touch the data")
-    return expansion.emit("reshape", (result,), node.shape, shape=node.shape) if result is x else result
+    return expansion.emit("reshape", (x,), x.shape, {"shape": x.shape}) if result is x else result
 
 
 EXPANSIONS: Mapping[str, Callable[[Expansion, Sequence[Node]], Node]] = MappingProxyType(

@@ -19,15 +19,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, default_decompositions, export
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
-from surebound.errors import ModelError, TraceMismatch, UnsupportedOp, UsageError
+from surebound.errors import ModelError, SureboundError, TraceMismatch, UnsupportedOp, UsageError
 from surebound.graph import module_original
+from surebound.graph.check import check
 from surebound.graph.ir import Graph, Node, evaluate
 from surebound.graph.module_original import (
     Computed,
@@ -36,12 +37,11 @@ from surebound.graph.module_original import (
     Ref,
     Source,
     Step,
-    is_registered,
     require_eval,
+    source_of,
 )
-
-if TYPE_CHECKING:
-    from surebound.ops.record import Op
+from surebound.graph.passes import recognise_grafts
+from surebound.ops import OPS, Op
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest relative difference between graph and module on random inputs; 0.05 for smaller dtypes."""
@@ -56,18 +56,13 @@ def trace(module: nn.Module, example: Tensor, ops: Mapping[str, Op] | None = Non
     Raises UsageError (training mode, unusable example), UnsupportedOp (an op without a rule, or one that
     mixes samples), ModelError (the exporter gave up, NaN in a parameter), TraceMismatch.
     """
-    if ops is None:
-        from surebound.ops import OPS
-
-        ops = OPS
-    from surebound.graph.check import check
-    from surebound.graph.passes import recognise_grafts
-
+    table = OPS if ops is None else ops
     sample = _usable_example(module, example)
     original = ModuleOriginal(module, sample.dtype)
     batch = sample.to(original.device, original.dtype)
     _run_once(original, batch)
-    graph = recognise_grafts(_build(module, (batch,), ops, original))
+    program = _export(module, (batch,))
+    graph = recognise_grafts(_mapped_program(program, module, table, original))
     check(graph)
     _compare(graph, original, batch)
     return graph
@@ -88,14 +83,18 @@ def _usable_example(module: nn.Module, example: Tensor) -> Tensor:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _run_once(original: ModuleOriginal, batch: Tensor) -> Tensor:
     """The module's outputs on the example; raises ModelError if it can't compute them."""
     try:
-        return original(batch)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return original(batch)
+    except SureboundError:
+        raise
+    except Exception as error:
         raise ModelError(
             f"the module fails on an example of shape {list(batch.shape)}{_raised_at(error)}: {_first_line(error)}"
         ) from error
@@ -136,22 +135,28 @@ def _silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def _export(module: nn.Module, examples: tuple[Tensor, ...], ops: Mapping[str, Op]) -> ExportedProgram:
-    """The captured module: functional, convolution and linear kept whole, ops without a rule lowered once."""
+def _export(module: nn.Module, examples: tuple[Tensor, ...]) -> ExportedProgram:
+    """The captured module: functional, with convolutions, linear layers and the like kept whole."""
     batch = Dim("batch")
     try:
         with _silence(), torch.no_grad():
             program = export(module, examples, dynamic_shapes=tuple({0: batch} for _ in examples), strict=False)
-            program = program.run_decompositions({})
-            for _ in range(3):
-                unknown = _without_rule(program, ops)
-                table = {op: rule for op, rule in default_decompositions().items() if op in unknown} if unknown else {}
-                if not table:
-                    break
-                program = program.run_decompositions(table)
+            return program.run_decompositions({})
     except Exception as error:
         raise _explained(error) from error
-    return program
+
+
+def _lowered(program: ExportedProgram, refused: str, ops: Mapping[str, Op]) -> ExportedProgram | None:
+    """The program with operations that have no rule replaced by torch's own definitions of them.
+
+    None when the operation that was refused is not among them.
+    """
+    unknown = _without_rule(program, ops)
+    if refused not in {str(op) for op in unknown}:
+        return None
+    with _silence(), torch.no_grad():
+        table = {op: rule for op, rule in default_decompositions().items() if op in unknown}
+        return program.run_decompositions(table) if refused in {str(op) for op in table} else None
 
 
 def _without_rule(program: ExportedProgram, ops: Mapping[str, Op]) -> set[Any]:
@@ -218,7 +223,10 @@ class Symbolic:
 
 
 class Deferred:
-    """Stands for several results that don't depend on the input; each is computed when it is taken."""
+    """Stands for what doesn't depend on the input and is computed, or refused, when it is used.
+
+    Several results of one operation, or a tensor with the number of samples on another axis than axis 0.
+    """
 
 
 @dataclass(frozen=True)
@@ -465,8 +473,8 @@ class Builder:
         """The result of an operation as a step, added after the steps that it needs."""
         name = f"%{node.name}"
         if name not in self.steps:
-            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-                raise self.call.refuse("it draws random numbers, so the module isn't one network")
+            if _is_random(node):
+                raise self.call.refuse(RANDOM)
             op = "getitem" if node.target is operator.getitem else str(node.target)
             if op != "getitem" and not isinstance(node.target, torch._ops.OpOverload):
                 raise self.call.refuse("it computes with Python numbers taken from tensors")
@@ -544,6 +552,13 @@ class Builder:
         return "[" + ", ".join(re.sub(rf"\b{self.symbol}\b", "B", str(size)) for size in tensor.shape) + "]"
 
 
+RANDOM = "it draws random numbers, so the module isn't one network; make it follow self.training"
+
+
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
 def _is_static(size: Any) -> bool:
     return isinstance(size, int) or getattr(size.node.expr, "is_Integer", False)
 
@@ -562,9 +577,24 @@ def _references(arg: Any) -> Iterator[str]:
 # --- from the captured program to a graph ------------------------------------------------------------------------
 
 
-def _build(module: nn.Module, examples: tuple[Tensor, ...], ops: Mapping[str, Op], original: ModuleOriginal) -> Graph:
-    """Export, map every operation, keep what the output needs."""
-    program = _export(module, examples, ops)
+def _mapped_program(
+    program: ExportedProgram, module: nn.Module, ops: Mapping[str, Op], original: ModuleOriginal
+) -> Graph:
+    """The captured module as a graph; operations without a rule are lowered as long as that brings it further."""
+    tried: set[str] = set()
+    while True:
+        try:
+            return _build(program, module, ops, original)
+        except UnsupportedOp as error:
+            lowered = None if error.op in tried else _lowered(program, error.op, ops)
+            if lowered is None:
+                raise
+            tried.add(error.op)
+            program = lowered
+
+
+def _build(program: ExportedProgram, module: nn.Module, ops: Mapping[str, Op], original: ModuleOriginal) -> Graph:
+    """Map every operation and keep what the output needs."""
     signature = program.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.parameters_to_mutate.values()]
     if changed:
@@ -608,7 +638,7 @@ def _add_tensor(builder: Builder, node: fx.Node, program: ExportedProgram, kinds
     constant = program.constants.get(name)
     if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) or _holds(builder.module, name, constant):
         if name not in builder.sources:
-            builder.sources[name] = Source(name, shape, is_registered(builder.module, name))
+            builder.sources[name] = source_of(builder.module, name, shape)
             builder.parameter(name, shape, node.meta["val"].is_floating_point())
         builder.values[node] = Value(name, shape, False, False, node.meta["val"].is_floating_point())
     elif isinstance(constant, Tensor):
@@ -720,13 +750,15 @@ def _operands(arg: Any) -> list[Value]:
 def _mapped(builder: Builder, call: Call) -> Any:
     """The result of an operation's rule, or of the op table's own entry for it, checked against torch's shapes."""
     key = _table_key(call.op, builder.ops)
+    if any(isinstance(arg, Deferred) for arg in call.args.values()) and call.op in RULES:
+        raise call.mixed("an operand has the number of samples as the size of another axis than axis 0")
     if call.op in RULES:
         result = RULES[call.op](builder, call)
     elif key is not None:
         attrs = {name: arg for name, arg in call.args.items() if not _operands(arg)}
         result = builder.emit(key, _operands(list(call.args.values())), call.shape, **attrs)
     else:
-        raise call.refuse("the frontend has no rule for it")
+        raise call.refuse(RANDOM if _is_random(call.node) else "the frontend has no rule for it")
     if isinstance(result, tuple):
         pairs = zip(result, call.node.meta["val"], strict=False)
         return tuple(_checked(builder, call, value, builder.layout(tensor)) for value, tensor in pairs)
@@ -745,11 +777,7 @@ def _unbatched(builder: Builder, call: Call, first: Tensor, several: bool, known
     if known and first.is_floating_point() and call.op in RULES:
         with contextlib.suppress(UnsupportedOp):
             return _mapped(builder, call)
-    if several:
-        return Deferred()
-    if not known:
-        raise call.refuse("the number of samples is the size of an axis other than axis 0")
-    return builder.compute()
+    return Deferred() if several or not known else builder.compute()
 
 
 # --- comparison with the module ----------------------------------------------------------------------------------
@@ -760,36 +788,40 @@ def _compare(graph: Graph, original: ModuleOriginal, batch: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     params = graph.values(original.dtype, original.device)
     tolerance = TOLERANCE.get(original.dtype, 0.05)
-    shape = batch.shape[1:]
     inputs = [batch]
     for count in (1, 3):
-        noise = torch.randn((count, *shape), generator=generator, dtype=torch.float64)
+        noise = torch.randn((count, *batch.shape[1:]), generator=generator, dtype=torch.float64)
         inputs += [(scale * noise).to(batch) for scale in (0.0, 0.1, 1.0, 10.0)]
-    for x in inputs:
-        expected = _run_once(original, x)
+    expected = [_run_once(original, x) for x in inputs]
+    floor = 1e-3 * max(_magnitude(y) for y in expected)
+    for x, y in zip(inputs, expected, strict=True):
         with torch.no_grad():
             computed = evaluate(graph, params, x)[graph.output.name]
-        gap = _difference(computed, expected)
+        gap = _difference(computed, y, floor)
         if gap > tolerance:
             raise TraceMismatch(
                 f"graph and module disagree on a batch of {x.shape[0]} (largest difference {gap:.3g} relative to the "
-                f"largest output, outputs of shape {list(computed.shape)} and {list(expected.shape)}). Likely causes: "
+                f"largest output, outputs of shape {list(computed.shape)} and {list(y.shape)}). Likely causes: "
                 "the forward depends on the number of samples or on values of its input through Python code, "
                 "draws random numbers, or keeps state between calls"
             )
 
 
-def _difference(computed: Tensor, expected: Tensor) -> float:
-    """Largest difference relative to the largest expected magnitude; infinite for other shapes or finiteness."""
-    if computed.shape != expected.shape:
+def _magnitude(y: Tensor) -> float:
+    """The largest finite magnitude; 0 when there is none."""
+    finite = y[torch.isfinite(y)]
+    return finite.abs().max().item() if finite.numel() else 0.0
+
+
+def _difference(computed: Tensor, expected: Tensor, floor: float) -> float:
+    """Largest difference relative to the largest expected magnitude (at least `floor`).
+
+    Infinite when shapes differ or values are finite in one and not in the other.
+    """
+    if computed.shape != expected.shape or not torch.equal(torch.isfinite(computed), torch.isfinite(expected)):
         return math.inf
-    finite = torch.isfinite(expected)
-    if not torch.equal(finite, torch.isfinite(computed)):
-        return math.inf
-    if not finite.any():
-        return 0.0
-    gap = (computed - expected)[finite].abs().max().item()
-    return gap / max(expected[finite].abs().max().item(), torch.finfo(expected.dtype).tiny)
+    scale = max(_magnitude(expected), floor, torch.finfo(expected.dtype).tiny)
+    return _magnitude(computed - expected) / scale
 
 
 # --- rules: one small function per operation, (builder, call) -> value(s) ----------------------------------------
@@ -806,16 +838,10 @@ def _same(b: Builder, c: Call) -> Value:
 
 
 def _detach(b: Builder, c: Call) -> Value:
-    """Detached weights are left to torch, which then stops their gradient."""
+    """A detached activation is the same number; detached weights are left to torch, which stops their gradient."""
     if not c["self"].batched:
         raise c.refuse("it stops gradients")
     return c["self"]
-
-
-def _dropout(b: Builder, c: Call) -> Value:
-    if c["train"]:
-        raise c.refuse("dropout is active although the module is in evaluation mode; make it follow self.training")
-    return c["input"]
 
 
 def _unary(op: str, **fixed: float) -> Rule:
@@ -986,12 +1012,20 @@ def _batch_norm(b: Builder, c: Call) -> Any:
     """Batch norm with running statistics; the call's form with a tuple of results gives a tuple."""
     x, mean, var = c["input"], c["running_mean"], c["running_var"]
     if c.args.get("training") or mean is None or var is None:
-        raise c.mixed("it normalises with the statistics of the batch; keep running statistics and use .eval()")
+        return _batch_statistics(b, c)
     weight = b.constant(torch.ones(x.shape[0])) if c["weight"] is None else c["weight"]
     bias = b.constant(torch.zeros(x.shape[0])) if c["bias"] is None else c["bias"]
     operands = [x, *(_weight(c, value) for value in (weight, bias, mean, var))]
     result = b.emit("batch_norm", operands, x.shape, eps=float(c["eps"]))
     return (b.named(result, c.name),) if isinstance(c.node.meta["val"], (list, tuple)) else result
+
+
+def _batch_statistics(b: Builder, c: Call) -> Value:
+    raise c.mixed("it normalises with the statistics of the batch; keep running statistics and call .eval()")
+
+
+def _recurrent(b: Builder, c: Call) -> Value:
+    raise c.refuse("recurrent layers over a whole sequence have no rule; write the loop with a cell (nn.LSTMCell)")
 
 
 def _max_pool(spatial: int, indices: bool = False) -> Rule:
@@ -1252,6 +1286,10 @@ def _where(b: Builder, c: Call) -> Value:
     return _choice(b, c, c["condition"], c["self"], c["other"])
 
 
+def _comparison(b: Builder, c: Call) -> Value:
+    raise c.refuse("a decision on computed values isn't continuous; use relu, maximum, minimum or clamp instead")
+
+
 def _masked_fill(b: Builder, c: Call) -> Value:
     return _choice(b, c, c["mask"], c["value"], c["self"])
 
@@ -1310,7 +1348,6 @@ RULES: Mapping[str, Rule] = {
     **_table(_detach, "detach.default"),
     **_table(_same, "lift_fresh_copy.default", "_to_copy.default", "to.dtype", "to.dtype_layout", "to.device"),
     **_table(_same, "type_as.default", "to.other"),
-    **_table(_dropout, "dropout.default", "feature_dropout.default", "alpha_dropout.default"),
     **_table(_unary("relu"), "relu.default"),
     **_table(_unary("sigmoid"), "sigmoid.default"),
     **_table(_unary("tanh"), "tanh.default"),
@@ -1338,6 +1375,8 @@ RULES: Mapping[str, Rule] = {
     **_table(_convolution, "conv1d.default", "conv2d.default", "conv1d.padding", "conv2d.padding"),
     **_table(_convolution, "convolution.default"),
     **_table(_batch_norm, "batch_norm.default", "_native_batch_norm_legit_no_training.default"),
+    **_table(_batch_statistics, "_native_batch_norm_legit.default", "_native_batch_norm_legit.no_stats"),
+    **_table(_recurrent, "lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"),
     **_table(_max_pool(1), "max_pool1d.default"),
     **_table(_max_pool(2), "max_pool2d.default"),
     **_table(_max_pool(2, indices=True), "max_pool2d_with_indices.default"),
@@ -1368,6 +1407,8 @@ RULES: Mapping[str, Rule] = {
     **_table(_pad, "pad.default", "constant_pad_nd.default"),
     **_table(_where, "where.self"),
     **_table(_masked_fill, "masked_fill.Scalar", "masked_fill.Tensor"),
+    **_table(_comparison, "gt.Scalar", "ge.Scalar", "lt.Scalar", "le.Scalar", "eq.Scalar", "ne.Scalar"),
+    **_table(_comparison, "gt.Tensor", "ge.Tensor", "lt.Tensor", "le.Tensor", "eq.Tensor", "ne.Tensor"),
     **_table(_copy, "copy.default"),
     **_table(_slice_scatter, "slice_scatter.default"),
     **_table(_select_scatter, "select_scatter.default"),

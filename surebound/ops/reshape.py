@@ -30,7 +30,7 @@ def leading(site: Site, x: Tensor) -> tuple[int, ...]:
 
 
 def reshape(site: Site, x: Tensor) -> Tensor:
-    return x.reshape(*leading(site, x), *site.attrs["shape"])
+    return x.reshape((*leading(site, x), *site.attrs["shape"]))
 
 
 def transpose(site: Site, x: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def transpose(site: Site, x: Tensor) -> Tensor:
 
 def expand(site: Site, x: Tensor) -> Tensor:
     shape = site.attrs["shape"]
-    return align(site.operands[0], x, len(shape)).expand(*leading(site, x), *shape)
+    return align(site.operands[0], x, len(shape)).expand((*leading(site, x), *shape))
 
 
 def concat(site: Site, *values: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ class Choice:
     threshold: NDArray[np.float64]
     possible: NDArray[np.bool_]
 
+    def put(self, at: NDArray[np.int64], other: Choice) -> None:
+        """Fill in the splits of some sub-problems."""
+        self.node[at], self.index[at] = other.node, other.index
+        self.threshold[at], self.possible[at] = other.threshold, other.possible
+
 
 @dataclass(frozen=True)
 class Bounded:

@@ -6,6 +6,8 @@ most. Nothing is carried from parent to child.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,9 +19,25 @@ from surebound.bounds.walk import walk
 from surebound.linear.maps import Dense
 from surebound.search.branching.scores import input_scores
 from surebound.search.engine import Bounded, Choice, confirmed
+from surebound.search.mixing import best_weights, combined
 from surebound.search.neurons import cut_region
 from surebound.search.problem import Problem
 from surebound.search.tree import Forest
+
+
+@dataclass(frozen=True)
+class Linear:
+    """a x + b [N, K] below the atoms of a conjunction, on boxes lower, upper [N, n]; a [N, K, n]."""
+
+    a: Tensor
+    b: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(a, b, lower, upper)."""
+        return self.a, self.b, self.lower, self.upper
 
 
 class InputEngine:
@@ -36,8 +54,8 @@ class InputEngine:
         per_group = 2 * self.problem.neurons * width
         return int(min(2048, max(8, (1 << 27) // (1 + per_group))))
 
-    def margins(self, splits: Splits, root: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Row margins [N, S], input coefficients [N, S, *shape], and the sub-boxes' limits."""
+    def linear(self, splits: Splits, root: Tensor, dtype: torch.dtype) -> Linear:
+        """Linear lower bounds of every atom over the sub-boxes."""
         problem = self.problem
         region = problem.roots.region.to(dtype).take(problem.roots.within[root])
         region = cut_region(region, splits.to(dtype), problem.input)
@@ -45,45 +63,48 @@ class InputEngine:
         boxes = boxes_of(ctx, {}, by_walk)
         rows = Dense(problem.spec(root, dtype))
         walked = walk(ctx.plan, ctx.values, problem.output, rows, caching_lines(ctx, boxes))
-        slack = walked.minimise(ctx.regions) - problem.roots.threshold[root].to(dtype)
-        slack = torch.where(problem.roots.real[root], slack, torch.full_like(slack, -torch.inf))
-        return slack, walked.roots[problem.input].dense(), region.lower, region.upper
+        constant = walked.constant - problem.roots.threshold[root].to(dtype)
+        a = walked.roots[problem.input].dense().flatten(2)
+        return Linear(a, constant, region.lower.flatten(1), region.upper.flatten(1))
 
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
         with torch.no_grad():
-            return self.bound_without_gradients(rows)
-
-    def bound_without_gradients(self, rows: NDArray[np.int64]) -> Bounded:
-        root = torch.from_numpy(self.forest["root"][rows].astype(np.int64))
-        splits = self.forest.paths(rows)
-        dtype = self.problem.dtype
-        slack, coefficients, low, high = self.margins(splits, root, dtype)
-        lower = slack.amax(1).double()
-        proven = confirmed(lower)
-        if dtype != torch.float64 and proven.any():
-            likely = torch.from_numpy(np.flatnonzero(proven))
-            part = Splits(
-                splits.names,
-                splits.node[likely],
-                splits.index[likely],
-                splits.threshold[likely],
-                splits.sign[likely],
-            )
-            exact = self.margins(part, root[likely], torch.float64)[0].amax(1)
-            lower[likely] = exact
-            proven[likely.numpy()] = confirmed(exact)
-        best = slack.argmax(1)
-        chosen = coefficients[torch.arange(len(best)), best]
-        points = torch.where(chosen > 0, low, high)
-        score, index = input_scores(low, high, chosen).max(1)
-        middle = ((low + high) / 2).flatten(1).gather(1, index.unsqueeze(1)).squeeze(1)
+            root = torch.from_numpy(self.forest["root"][rows].astype(np.int64))
+            splits = self.forest.paths(rows)
+            found = self.linear(splits, root, self.problem.dtype)
+            real = self.problem.roots.real[root]
+            weights = self.weights(found, real)
+            value, point = combined(weights, found.a, found.b, found.lower, found.upper)
+            lower = value.double()
+            likely = (lower > 0).nonzero().squeeze(1)
+            if len(likely):
+                exact = self.linear(splits.at(likely), root[likely], torch.float64)
+                lower[likely] = combined(weights[likely].double(), *exact.parts)[0]
+            proven = np.zeros(len(rows), bool)
+            proven[likely.numpy()] = confirmed(lower[likely])
+            sensitivity = (weights.unsqueeze(2) * found.a.abs()).sum(1)
+            score, index = input_scores(found.lower, found.upper, sensitivity).max(1)
+            middle = ((found.lower + found.upper) / 2).gather(1, index.unsqueeze(1)).squeeze(1)
         choice = Choice(
             np.full(len(rows), self.forest.names.index(self.problem.input), np.int16),
             index.numpy().astype(np.int32),
             middle.double().numpy(),
             torch.isfinite(score).numpy(),
         )
+        points = point.reshape(len(rows), *self.problem.graph.input.shape)
         return Bounded(lower.numpy(), proven, points, choice, np.full(len(rows), -1, np.int32))
+
+    def weights(self, found: Linear, real: Tensor) -> Tensor:
+        """Weights of the atoms: 1 where there is one, else the best combination.
+
+        Each atom is scaled by the distance from its bound to its value where the bound is attained.
+        """
+        if real.shape[1] == 1:
+            return torch.ones_like(found.b)
+        low = torch.minimum(found.a * found.lower.unsqueeze(1), found.a * found.upper.unsqueeze(1)).sum(2) + found.b
+        high = torch.maximum(found.a * found.lower.unsqueeze(1), found.a * found.upper.unsqueeze(1)).sum(2) + found.b
+        scale = torch.where(real, (high - low).clamp(min=1e-12), torch.ones_like(low))
+        return best_weights(*found.parts, scale, real)
 
     def release(self, slots: NDArray[np.int32]) -> None:
         """Nothing is kept."""

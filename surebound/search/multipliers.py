@@ -23,6 +23,7 @@ class Multipliers:
         self.unstable = dict(unstable)
         self.free: dict[str, Tensor] = {}
         self.beta = torch.zeros(0, 1, 0)
+        self.logits = torch.zeros(0, 1)
         self.unused: NDArray[np.int32] = np.empty(0, np.int32)
         self.capacity = 0
         self.users: NDArray[np.int8] = np.zeros(0, np.int8)
@@ -38,8 +39,8 @@ class Multipliers:
         self.users[slots] = 2
         return slots
 
-    def store(self, case: Tensor, free: Free, beta: Tensor) -> NDArray[np.int32]:
-        """Keep the values of N sub-problems; free [K, N, S, *shape], beta [N, S, D]."""
+    def store(self, case: Tensor, free: Free, beta: Tensor, logits: Tensor) -> NDArray[np.int32]:
+        """Keep the values of N sub-problems; free [K, N, S, *shape], beta [N, S, D], logits [N, K]."""
         slots = self.reserve(len(case))
         at = torch.from_numpy(slots).long()
         for name, value in free.items():
@@ -53,9 +54,11 @@ class Multipliers:
         self.beta = grown(self.beta, (self.capacity, rows, wide), torch.float32)
         self.beta[at] = 0
         self.beta[at, :, :depth] = beta.float()
+        self.logits = grown(self.logits, (self.capacity, logits.shape[1]), torch.float32)
+        self.logits[at] = logits.float()
         return slots
 
-    def load(self, slots: Tensor, case: Tensor, start: Free, depth: int) -> tuple[Free, Tensor]:
+    def load(self, slots: Tensor, case: Tensor, start: Free, depth: int) -> tuple[Free, Tensor, Tensor]:
         """Values for children of the sub-problems in `slots`: their own split first, with multiplier 0.
 
         start: values for everything that is not kept.
@@ -66,11 +69,10 @@ class Multipliers:
             index = self.unstable[name][case][None, :, None].expand(packed.shape)
             full = value.flatten(3).expand(*packed.shape[:3], -1).scatter(3, index, packed)
             free[name] = full.reshape(*packed.shape[:3], *value.shape[3:])
-        dtype = next(iter(start.values())).dtype if start else torch.float32
-        kept = self.beta[slots][:, :, : max(depth - 1, 0)].to(dtype)
-        beta = torch.zeros(len(slots), kept.shape[1], depth, dtype=dtype)
+        kept = self.beta[slots][:, :, : max(depth - 1, 0)]
+        beta = torch.zeros(len(slots), kept.shape[1], depth)
         beta[:, :, 1 : 1 + kept.shape[2]] = kept
-        return free, beta
+        return free, beta, self.logits[slots]
 
     def release(self, slots: NDArray[np.int32]) -> None:
         """One of a slot's two users (the children of its sub-problem) is done with it; -1 is ignored."""

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.bounds.alpha import Free, Optimised, Rates, initial_free, optimise
+from surebound.bounds.alpha import Free, Optimised, Rates, Target, initial_free, optimise
 from surebound.bounds.beta import Splits
-from surebound.bounds.crown import Context, unstable_of
+from surebound.bounds.crown import Context, boxes_of, by_walk, unstable_of
 from surebound.linear.maps import Dense
 from surebound.ops.record import Interval
 from surebound.regions import Box, Region
@@ -31,6 +31,12 @@ from surebound.search.tree import Forest
 CANDIDATES = 3
 """Splits per sub-problem whose children are bounded before one is chosen."""
 
+CONFIDENT = 3.0
+"""Logit of the best-bounded atom of a conjunction at the root."""
+
+REFRESH = 300
+"""Networks with at most this many neurons get new intermediate boxes in every sub-problem."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -41,6 +47,20 @@ class Batch:
     splits: Splits
     root: Tensor
     case: Tensor
+
+
+@dataclass(frozen=True)
+class Values:
+    """Free values [K, N, 1, *shape], split multipliers [N, 1, D] and logits of the atoms [N, K]."""
+
+    free: Free
+    beta: Tensor
+    logits: Tensor
+
+    def at(self, index: Tensor) -> Values:
+        """Those of some sub-problems."""
+        free = {name: value[:, index] for name, value in self.free.items()}
+        return Values(free, self.beta[index], self.logits[index])
 
 
 def unstable_positions(problem: Problem, boxes: Mapping[str, Interval]) -> dict[str, Tensor]:
@@ -66,24 +86,36 @@ def cut_region(region: Region, splits: Splits, name: str) -> Region:
 
 
 class NeuronEngine:
-    """beta-CROWN over the problem's roots; `boxes` are the cases' root boxes in float64."""
+    """beta-CROWN over the problem's roots; `boxes` are the cases' root boxes in float64.
+
+    gaps [R, K]: how far each atom's root bound is from values that it is known to take. Atoms are divided
+    by them: -1 is then the bound of an atom that cannot be positive everywhere, and the combination of a
+    conjunction's atoms that bounds best is one that can be proven.
+    """
 
     name = "beta-crown"
 
     def __init__(
-        self, problem: Problem, forest: Forest, boxes: Mapping[str, Interval], steps: int, rates: Rates
+        self,
+        problem: Problem,
+        forest: Forest,
+        boxes: Mapping[str, Interval],
+        gaps: Tensor,
+        steps: int,
+        rates: Rates,
     ) -> None:
         self.problem, self.forest, self.steps, self.rates = problem, forest, steps, rates
+        self.scale = 1 / gaps
         self.boxes = {name: boxes[name] for name in problem.plan.operands}
         self.multipliers = Multipliers(unstable_positions(problem, boxes))
+        self.refreshes = problem.neurons <= REFRESH
         self.relaxed = frozenset(step.site.node.name for step in problem.plan.relaxed)
 
     @property
     def batch(self) -> int:
-        rows = self.problem.roots.spec.shape[1]
         layers = len(self.problem.plan.relaxed) + 2
         width = self.problem.neurons + self.problem.graph.input.numel + 1
-        return int(min(256, max(4, self.problem.memory.rows(width * rows, torch.float32) // layers)))
+        return int(min(256, max(4, self.problem.memory.rows(width, torch.float32) // layers)))
 
     def prepare(self, splits: Splits, root: Tensor, dtype: torch.dtype) -> Batch:
         """Regions, boxes and context for sub-problems given by their splits and roots."""
@@ -92,36 +124,36 @@ class NeuronEngine:
         splits = splits.to(dtype)
         region = cut_region(problem.roots.region.to(dtype).take(case), splits, problem.input)
         boxes = without(splits, problem.input).clamp(take_boxes(self.boxes, case, dtype))
-        return Batch(problem.context(region, dtype), boxes, without(splits, problem.input), root, case)
+        ctx = problem.context(region, dtype)
+        if self.refreshes:
+            with torch.no_grad():
+                boxes = boxes_of(ctx, boxes, by_walk)
+        return Batch(ctx, boxes, without(splits, problem.input), root, case)
 
-    def margins(self, batch: Batch, lower: Tensor) -> Tensor:
-        """Row bounds minus thresholds [N, S]; padded rows are -inf."""
-        roots = self.problem.roots
-        slack = lower - roots.threshold[batch.root].to(lower.dtype)
-        return torch.where(roots.real[batch.root], slack, torch.full_like(slack, -torch.inf))
-
-    def run(self, batch: Batch, free: Free, beta: Tensor, steps: int, keep: bool = False) -> Optimised:
-        """Optimise the batch's rows; a sub-problem with one proven row needs no more."""
-        spec = self.problem.spec(batch.root, self.dtype_of(batch))
-
-        def wanted(lower: Tensor) -> Tensor:
-            slack = self.margins(batch, lower)
-            return (slack.amax(1, keepdim=True) <= 0) & torch.isfinite(slack)
-
-        names = self.relaxed | {self.problem.input} if keep else frozenset()
+    def run(self, batch: Batch, values: Values, steps: int, keep: bool = False) -> Optimised:
+        """Bound the batch's conjunctions after optimising their values; proven ones need no more steps."""
+        dtype = self.dtype_of(batch)
         return optimise(
             batch.ctx,
             batch.boxes,
             self.problem.output,
-            Dense(spec),
-            free,
+            self.target(batch.root, dtype),
+            values.free,
             steps,
             self.rates,
             batch.splits,
-            beta,
-            wanted,
-            names,
+            values.beta.to(dtype),
+            values.logits.to(dtype),
+            lambda lower: lower <= 0,
+            self.relaxed | {self.problem.input} if keep else frozenset(),
         )
+
+    def target(self, root: Tensor, dtype: torch.dtype) -> Target:
+        """The scaled atoms of some roots."""
+        scale = self.scale[root].to(dtype)
+        spec = self.problem.spec(root, dtype)
+        threshold = self.problem.roots.threshold[root].to(dtype)
+        return Target(spec * scale.reshape(*scale.shape, *([1] * (spec.dim() - 2))), threshold * scale)
 
     @staticmethod
     def dtype_of(batch: Batch) -> torch.dtype:
@@ -129,61 +161,56 @@ class NeuronEngine:
         return next(iter(batch.ctx.regions.values())).lower.dtype
 
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
-        forest, problem = self.forest, self.problem
-        root = torch.from_numpy(forest["root"][rows].astype(np.int64))
-        splits = forest.paths(rows)
-        batch = self.prepare(splits, root, problem.dtype)
-        free, beta = self.start(batch, rows)
-        found = self.run(batch, free, beta, self.steps, keep=True)
-        slack = self.margins(batch, found.lower)
-        lower = slack.amax(1).double()
-        assert found.beta is not None
+        root = torch.from_numpy(self.forest["root"][rows].astype(np.int64))
+        splits = self.forest.paths(rows)
+        batch = self.prepare(splits, root, self.problem.dtype)
+        found = self.run(batch, self.start(batch, rows), self.steps, keep=True)
+        values = values_of(found)
+        lower = found.lower.squeeze(1).double()
         likely = (lower > 0).nonzero().squeeze(1)
         proven = np.zeros(len(rows), bool)
         if len(likely):
-            exact = self.confirm(splits, root, likely, found)
+            exact = self.confirm(splits, root, likely, values)
             lower[likely] = exact
             proven[likely.numpy()] = confirmed(exact)
-        points = self.points(batch, found, slack)
-        is_open = torch.from_numpy(~proven).nonzero().squeeze(1)
         choice, slot = self.unsplit(len(rows)), np.full(len(rows), -1, np.int32)
+        is_open = torch.from_numpy(~proven).nonzero().squeeze(1)
         if len(is_open):
-            part = self.select(batch, is_open)
-            values = {name: value[:, is_open] for name, value in found.free.items()}
-            reached = {name: rows_of(found, name, slack)[is_open] for name in found.last.reached}
-            chosen = self.choose(part, splits_at(splits, is_open), values, found.beta[is_open], reached)
-            at = is_open.numpy()
-            for column, value in zip(
-                (choice.node, choice.index, choice.threshold, choice.possible),
-                (chosen.node, chosen.index, chosen.threshold, chosen.possible),
-                strict=True,
-            ):
-                column[at] = value
-            slot[at] = self.multipliers.store(part.case, values, found.beta[is_open])
-        return Bounded(lower.numpy(), proven, points, choice, slot)
+            part, kept = self.select(batch, is_open), values.at(is_open)
+            reached = {name: dense_row(found, name)[is_open] for name in found.last.reached}
+            choice.put(is_open.numpy(), self.choose(part, splits.at(is_open), kept, reached))
+            slot[is_open.numpy()] = self.multipliers.store(part.case, kept.free, kept.beta, kept.logits)
+        return Bounded(lower.numpy(), proven, self.points(batch, found), choice, slot)
 
-    def start(self, batch: Batch, rows: NDArray[np.int64]) -> tuple[Free, Tensor]:
-        """The parent's free values and multipliers; start values for roots."""
-        count = self.problem.roots.spec.shape[1]
-        first = initial_free(batch.ctx, batch.boxes, self.problem.output, count)
+    def start(self, batch: Batch, rows: NDArray[np.int64]) -> Values:
+        """The parent's values; for roots start values, most weight on the atom that CROWN bounds best."""
+        first = initial_free(batch.ctx, batch.boxes, self.problem.output, 1)
         slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
-        depth = batch.splits.depth
         if bool((slots < 0).any()):
-            return first, torch.zeros(len(rows), count, depth, dtype=self.dtype_of(batch))
-        free, beta = self.multipliers.load(slots, batch.case, first, depth)
-        return free, beta if beta.dtype == self.dtype_of(batch) else beta.to(self.dtype_of(batch))
+            return Values(first, torch.zeros(len(rows), 1, batch.splits.depth), self.first_logits(batch))
+        return Values(*self.multipliers.load(slots, batch.case, first, batch.splits.depth))
 
-    def confirm(self, splits: Splits, root: Tensor, at: Tensor, found: Optimised) -> Tensor:
-        """The margin bounds [len(at)] again, in float64, from float64 boxes, with the same multipliers."""
-        batch = self.prepare(splits_at(splits, at), root[at], torch.float64)
-        assert found.beta is not None
-        free = {name: value[:, at].double() for name, value in found.free.items()}
-        return self.margins(batch, self.run(batch, free, found.beta[at].double(), 0).lower).amax(1)
+    def first_logits(self, batch: Batch) -> Tensor:
+        """CONFIDENT for the atom with the best CROWN bound, 0 for the others, -inf for padding: [N, K]."""
+        target = self.target(batch.root, self.dtype_of(batch))
+        atoms = by_walk(batch.ctx, batch.boxes, self.problem.output, Dense(target.spec))
+        real = self.problem.roots.real[batch.root]
+        slack = torch.where(real, atoms.detach() - target.threshold, -torch.inf)
+        logits = torch.zeros_like(slack).scatter(1, slack.argmax(1, keepdim=True), CONFIDENT)
+        return torch.where(real, logits, -torch.inf).float()
 
-    def points(self, batch: Batch, found: Optimised, slack: Tensor) -> Tensor:
-        """For each sub-problem the input at which its best row's bound is attained."""
+    def confirm(self, splits: Splits, root: Tensor, at: Tensor, values: Values) -> Tensor:
+        """The bounds [len(at)] again, in float64, from float64 boxes, with the same values."""
+        batch = self.prepare(splits.at(at), root[at], torch.float64)
+        kept = values.at(at)
+        exact = Values({name: value.double() for name, value in kept.free.items()}, kept.beta, kept.logits)
+        unit = (torch.softmax(kept.logits.double(), 1) * self.scale[root[at]]).sum(1)
+        return self.run(batch, exact, 0).lower.squeeze(1) / unit
+
+    def points(self, batch: Batch, found: Optimised) -> Tensor:
+        """For each sub-problem the input at which its bound is attained."""
         region = batch.ctx.regions[self.problem.input]
-        coefficients = rows_of(found, self.problem.input, slack).unsqueeze(1)
+        coefficients = dense_row(found, self.problem.input).unsqueeze(1)
         return region.minimiser(Dense(coefficients)).squeeze(1).detach()
 
     def select(self, batch: Batch, at: Tensor) -> Batch:
@@ -194,7 +221,7 @@ class NeuronEngine:
         return Batch(
             Context(ctx.plan, ctx.values, regions, ctx.memory),
             boxes,
-            splits_at(batch.splits, at),
+            batch.splits.at(at),
             batch.root[at],
             batch.case[at],
         )
@@ -206,11 +233,10 @@ class NeuronEngine:
         )
 
     def choose(
-        self, batch: Batch, splits: Splits, free: Free, beta: Tensor, reached: Mapping[str, Tensor]
+        self, batch: Batch, splits: Splits, values: Values, reached: Mapping[str, Tensor]
     ) -> Choice:
         """The split of each sub-problem: the candidate whose worse child is bounded best."""
-        shared = {name: value.amax(2, keepdim=True) for name, value in free.items()}
-        names, scores, thresholds = all_neuron_scores(batch.ctx, batch.boxes, reached, shared)
+        names, scores, thresholds = all_neuron_scores(batch.ctx, batch.boxes, reached, values.free)
         sizes = [score.shape[1] for score in scores]
         count = len(batch.root)
         choice = self.split_input(batch, reached)
@@ -225,7 +251,7 @@ class NeuronEngine:
         threshold = torch.cat(thresholds, 1).gather(1, at).double()
         best = torch.zeros(count, dtype=torch.long)
         if at.shape[1] > 1:
-            quality = self.probe(batch, splits, free, beta, node, at - offset, threshold)
+            quality = self.probe(batch, splits, values, node, at - offset, threshold)
             best = torch.where(usable, quality, torch.full_like(quality, -torch.inf)).argmax(1)
         picked = [value.gather(1, best.unsqueeze(1)).squeeze(1).numpy() for value in (node, at - offset, threshold)]
         has = usable.any(1).numpy()
@@ -240,8 +266,7 @@ class NeuronEngine:
         self,
         batch: Batch,
         splits: Splits,
-        free: Free,
-        beta: Tensor,
+        values: Values,
         node: Tensor,
         index: Tensor,
         threshold: Tensor,
@@ -261,10 +286,11 @@ class NeuronEngine:
         for begin in range(0, len(repeat), 2 * self.batch):
             piece = slice(begin, begin + 2 * self.batch)
             owner = repeat[piece]
-            part = self.prepare(splits_at(children, torch.arange(len(repeat))[piece]), batch.root[owner], self.dtype_of(batch))
-            values = {name: value[:, owner] for name, value in free.items()}
-            multipliers = torch.cat([torch.zeros(len(owner), beta.shape[1], 1, dtype=beta.dtype), beta[owner]], 2)
-            bounds.append(self.margins(part, self.run(part, values, multipliers, 0).lower).amax(1))
+            here = children.at(torch.arange(len(repeat))[piece])
+            part = self.prepare(here, batch.root[owner], self.dtype_of(batch))
+            inherited = values.at(owner)
+            beta = torch.cat([torch.zeros(len(owner), 1, 1), inherited.beta.float()], 2)
+            bounds.append(self.run(part, replace(inherited, beta=beta), 0).lower.squeeze(1))
         pair = torch.cat(bounds).reshape(count, kinds, 2).clamp(max=0)
         return pair.amin(2) + 1e-3 * pair.sum(2)
 
@@ -275,7 +301,9 @@ class NeuronEngine:
         choice = self.unsplit(count)
         if not isinstance(region, Box):
             return choice
-        score, index = input_scores(region.lower, region.upper, reached[self.problem.input]).max(1)
+        score, index = input_scores(
+            region.lower.flatten(1), region.upper.flatten(1), reached[self.problem.input].abs().flatten(1)
+        ).max(1)
         middle = ((region.lower + region.upper) / 2).flatten(1).gather(1, index.unsqueeze(1)).squeeze(1)
         choice.node[:] = self.forest.names.index(self.problem.input)
         choice.index[:] = index.numpy()
@@ -287,16 +315,15 @@ class NeuronEngine:
         self.multipliers.release(slots)
 
 
-def rows_of(found: Optimised, name: str, slack: Tensor) -> Tensor:
-    """Coefficients [N, *shape] of each sub-problem's best row at a node that the last walk kept."""
-    dense = found.last.reached[name].dense().detach()
-    best = slack.argmax(1)
-    return dense[torch.arange(len(best)), best]
+def values_of(found: Optimised) -> Values:
+    """What the optimiser ended with."""
+    assert found.beta is not None and found.logits is not None
+    return Values(found.free, found.beta, found.logits)
 
 
-def splits_at(splits: Splits, at: Tensor) -> Splits:
-    """The splits of some groups."""
-    return Splits(splits.names, splits.node[at], splits.index[at], splits.threshold[at], splits.sign[at])
+def dense_row(found: Optimised, name: str) -> Tensor:
+    """Coefficients [N, *shape] of each sub-problem's row at a node that the last walk kept."""
+    return found.last.reached[name].dense().detach().squeeze(1)
 
 
 def without(splits: Splits, name: str) -> Splits:

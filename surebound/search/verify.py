@@ -45,6 +45,9 @@ FEW_DIMENSIONS = 10
 AT_ONCE = 32
 """Cases whose root boxes are computed in one pass, and roots attacked in one pass."""
 
+SAMPLES = 256
+"""Random points per root that tell how far its atoms' bounds are from what the network does."""
+
 NEAR = 1e-4
 """Candidates whose float32 distance from a violation is at most this are replayed on the original."""
 
@@ -147,7 +150,7 @@ def decide(run: Run, forest: Forest, progress: Callable[[Progress], None] | None
             total = len(run.properties)
             progress(Progress(ledger.done, total, int(ledger.nodes.sum()), open_, time.monotonic() - began, bound))
 
-    boxes = bound_roots(run)
+    boxes, atoms = bound_roots(run)
     attacking = run.config.attack == "pgd"
     if attacking:
         attack(run)
@@ -157,7 +160,7 @@ def decide(run: Run, forest: Forest, progress: Callable[[Progress], None] | None
         return
     engines = {
         "input-split": InputEngine(of, forest),
-        "beta-crown": NeuronEngine(of, forest, boxes, run.config.steps, run.config.rates),
+        "beta-crown": NeuronEngine(of, forest, boxes, gaps(run, atoms), run.config.steps, run.config.rates),
     }
     engine_of = np.where(few_dimensions(of), "input-split", "beta-crown").astype(object)
     pool = Pool(of, forest, engines, engine_of, ledger, (lambda r, x: try_points(run, r, x)) if attacking else None)
@@ -173,13 +176,30 @@ def few_dimensions(of: Problem) -> NDArray[np.bool_]:
     return (moving <= FEW_DIMENSIONS)[of.roots.within].numpy()
 
 
-def bound_roots(run: Run) -> dict[str, Interval]:
-    """CROWN boxes of every case (returned, of the nodes that relaxations read) and CROWN bounds of every root.
+def gaps(run: Run, atoms: Tensor) -> Tensor:
+    """How far each atom's bound [R, S] is below the least value found in a sample; positive, 1 for padding."""
+    of, roots = run.problem, run.problem.roots
+    generator = torch.Generator().manual_seed(run.config.seed)
+    found = torch.ones_like(atoms)
+    for piece in pieces(roots.count, AT_ONCE):
+        at = torch.arange(piece.start, piece.stop)
+        points = roots.region.take(roots.within[at]).sample(SAMPLES, generator).float()
+        with torch.no_grad():
+            outputs = of.network(points.flatten(0, 1)).reshape(len(at), SAMPLES, -1).double()
+        least = torch.einsum("gnm,gsm->gns", outputs, roots.spec[at]).amin(1) - roots.threshold[at]
+        gap = (least - atoms[at]).clamp(min=1e-6)
+        found[at] = torch.where(roots.real[at] & torch.isfinite(gap), gap, torch.ones_like(gap))
+    return found
+
+
+def bound_roots(run: Run) -> tuple[dict[str, Interval], Tensor]:
+    """CROWN boxes of every case, of the nodes that relaxations read, and CROWN bounds [R, S] of all atoms.
 
     All in float64: these boxes carry every later proof.
     """
     of, ledger, roots = run.problem, run.ledger, run.problem.roots
     found: list[dict[str, Interval]] = []
+    atoms = torch.zeros_like(roots.threshold)
     for piece in pieces(roots.region.groups, AT_ONCE):
         inside = (roots.within >= piece.start) & (roots.within < piece.stop)
         here = inside.nonzero().squeeze(1)
@@ -194,13 +214,15 @@ def bound_roots(run: Run) -> dict[str, Interval]:
                 local = {name: Interval(box.lower[within], box.upper[within]) for name, box in boxes.items()}
                 own = of.context(roots.region.take(roots.within[at]), torch.float64)
                 lower = by_walk(own, local, of.output, Dense(of.spec(at, torch.float64)))
-                margin = roots.best(lower - roots.threshold[at], at)
+                atoms[at] = lower - roots.threshold[at]
+                margin = roots.best(atoms[at], at)
                 proven = confirmed(margin)
                 ledger.close(at.numpy()[proven], margin.numpy()[proven])
-    return {
+    boxes = {
         name: Interval(torch.cat([b[name].lower for b in found]), torch.cat([b[name].upper for b in found]))
         for name in of.plan.operands
     }
+    return boxes, atoms
 
 
 def attack(run: Run) -> None:

@@ -19,6 +19,8 @@ from surebound.bounds.walk import fixed_operands, lines_of
 from surebound.graph.ir import Site
 from surebound.ops.record import Interval
 
+FLOOR = 0.1
+
 
 def neuron_scores(
     ctx: Context, step: Step, box: Interval, coefficients: Tensor, free: Tensor | None
@@ -54,12 +56,16 @@ def apply(site: Site, step: Step, fixed: list[Tensor | None], x: Tensor) -> Tens
     return step.op.forward(site, *operands).reshape(x.shape)
 
 
-def input_scores(lower: Tensor, upper: Tensor, coefficients: Tensor) -> Tensor:
-    """|A| (u - l) / 2 per input dimension [N, n]; a dimension that cannot be halved scores -inf."""
-    half = (upper - lower).flatten(1) / 2
-    middle = (upper + lower).flatten(1) / 2
-    splittable = (middle > lower.flatten(1)) & (middle < upper.flatten(1))
-    score = coefficients.flatten(1).abs() * half + 1e-12 * half
+def input_scores(lower: Tensor, upper: Tensor, sensitivity: Tensor) -> Tensor:
+    """Sensitivity times half-width per input dimension [N, n]; -inf for a dimension that cannot be halved.
+
+    sensitivity [N, n] >= 0 counts at least FLOOR of its largest entry: a coefficient that happens to vanish
+    says nothing about the relaxation's dependence on the dimension.
+    """
+    half, middle = (upper - lower) / 2, (upper + lower) / 2
+    splittable = (middle > lower) & (middle < upper)
+    least = sensitivity.amax(1, keepdim=True) * FLOOR + torch.finfo(half.dtype).tiny
+    score = torch.maximum(sensitivity, least) * half
     return torch.where(splittable & torch.isfinite(score), score, torch.full_like(score, -torch.inf))
 
 

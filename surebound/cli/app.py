@@ -1,0 +1,117 @@
+"""The commands and their options. Nothing here imports torch, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from surebound import __version__
+from surebound.cli.bounds import Intermediates, MethodName
+from surebound.cli.options import Common, with_common
+
+app = typer.Typer(
+    name="surebound",
+    help="Makes neural networks provable: describe a network, bound it, decide properties of it.",
+    epilog="Exit codes: 0 done (any verdict), 1 internal error, 2 bad input or usage, 3 unsupported, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file; may be gzipped (.gz).", show_default=False)]
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="VNN-LIB 1.0 file; may be gzipped.", show_default=False)]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end, if asked to."""
+    if wanted:
+        typer.echo(f"surebound {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common_callback(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Makes neural networks provable: describe a network, bound it, decide properties of it."""
+
+
+@app.command()
+@with_common
+def verify(
+    model: Model,
+    spec: Spec,
+    attack: Annotated[Literal["pgd", "none"], typer.Option(help="How to look for counterexamples.")] = "pgd",
+    results_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write verdict and witness to this file, too.")
+    ] = None,
+    recheck: Annotated[bool, typer.Option("--recheck", help="Read a witness back as printed and replay it.")] = False,
+    *,
+    common: Common,
+) -> None:
+    """Decide a property: is there an input in SPEC's region on which MODEL does what SPEC forbids?
+
+    The first line on stdout is the verdict: unsat (proven: there is none),
+    sat (a witness follows), unknown, timeout, memory, unsupported or error.
+    """
+    from surebound.cli.verify import Job, run
+
+    raise typer.Exit(run(Job(model, spec, attack, results_file, recheck, common)))
+
+
+@app.command()
+@with_common
+def bounds(
+    model: Model,
+    spec: Spec,
+    method: Annotated[MethodName, typer.Option(help="How to bound.")],
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Optimisation steps of alpha-crown.", show_default="20")
+    ] = None,
+    intermediates: Annotated[
+        Intermediates | None,
+        typer.Option(help="How crown and alpha-crown bound inner neurons.", show_default="crown"),
+    ] = None,
+    *,
+    common: Common,
+) -> None:
+    """Bound every output atom of SPEC from below, over SPEC's input boxes; prints JSON.
+
+    An atom is written c.y <= t, and `lower` bounds c.y - t from below:
+    above zero, the atom cannot hold.
+    """
+    from surebound.cli.bounds import Job, run
+
+    raise typer.Exit(run(Job(model, spec, method, steps, intermediates, common)))
+
+
+@app.command()
+@with_common
+def info(model: Model, *, common: Common) -> None:
+    """Describe MODEL: its inputs and outputs, its ops and how each is bounded, its parameters and neurons."""
+    from surebound.cli.info import Job, run
+
+    raise typer.Exit(run(Job(model, common)))
+
+
+@app.command()
+@with_common
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that everything is written to.")] = Path(
+        "demo-run"
+    ),
+    *,
+    common: Common,
+) -> None:
+    """Train, prune and graft a small network on handwritten digits, prove it, and write an HTML report."""
+    from surebound.cli.demo import Job, run
+
+    raise typer.Exit(run(Job(out, common)))
