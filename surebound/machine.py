@@ -78,8 +78,14 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextmanager
-def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """Raise TimeLimit inside the block once `seconds` are over; for the main thread of a POSIX system."""
+def time_limit(seconds: float | None, what: str) -> Iterator[None]:
+    """Raise TimeLimit inside the block once `seconds` are over, if there is a limit.
+
+    For the main thread of a POSIX system.
+    """
+    if seconds is None:
+        yield
+        return
 
     def over(signum: int, frame: FrameType | None) -> None:
         raise TimeLimit(f"{what} did not end within {seconds:g} seconds; allow more with --timeout")

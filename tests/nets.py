@@ -281,7 +281,7 @@ def tiny(seed: int, sizes: Sequence[int] = (2, 4, 4, 2), skip: bool = False) -> 
     return b.graph(b.linear(x, sizes[-1], name="y"))
 
 
-def region(kind: str, shape: tuple[int, ...], groups: int = 3, seed: int = 0, size: float = 0.4) -> Region:
+def region(kind: str, shape: tuple[int, ...], groups: int = 3, seed: int = 0, size: float = 1.5) -> Region:
     """Inputs around random centres, each group with a size of its own: "box", "l2" or "l1"."""
     generator = torch.Generator().manual_seed(seed)
     centre = torch.randn(groups, *shape, dtype=torch.float64, generator=generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from surebound.cli.output import NotYet
+from surebound.errors import SpecError
 from surebound.graph.ir import Graph
 from surebound.graph.onnx_import import load_onnx
 from surebound.properties import Property, check_fits
@@ -24,5 +25,8 @@ def load(model: Path, spec: Path) -> tuple[Graph, Property]:
             f"({', '.join(graph.outputs)}); properties of networks with one of each are supported"
         )
     prop = load_vnnlib(spec, graph.input.shape)
-    check_fits(prop, graph.input.numel, graph.output.numel)
+    try:
+        check_fits(prop, graph.input.numel, graph.output.numel)
+    except SpecError as error:
+        raise SpecError(str(error), str(spec)) from None
     return graph, prop

@@ -37,14 +37,17 @@ class Common:
     ] = "1GiB"
     seed: Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=PANEL)] = 0
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="More than 0; reading the files counts.", rich_help_panel=PANEL)
-    ] = 60.0
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="More than 0.", show_default="verify 60, demo 1 per image", rich_help_panel=PANEL
+        ),
+    ] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=PANEL)] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.", rich_help_panel=PANEL)] = False
 
     def check(self) -> None:
         """Raise UsageError for values that make no sense; needs no torch."""
-        if not (math.isfinite(self.timeout) and self.timeout > 0):
+        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
             raise UsageError(f"--timeout must be a finite number of seconds above 0, got {self.timeout:g}")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"--threads must be at least 1, got {self.threads}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surebound.cli.options import Common, Machine
-from surebound.cli.output import SCHEMA, ResultsFile, emit, explain, to_json
+from surebound.cli.output import SCHEMA, NotYet, ResultsFile, emit, explain, to_json
 from surebound.cli.progress import progress
 from surebound.errors import InvalidGraph
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 STAGES = ("import", "load", "attack", "bound", "search")
 """What the seconds are reported for."""
+
+TIMEOUT = 60.0
+"""Seconds from opening the files to the verdict, unless given."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,15 @@ def decide(job: Job, state: Run) -> Answer:
         from surebound.search.verify import VerifyConfig, verify
 
         state.machine = machine = job.common.machine()
+    if machine.device.type != "cpu":
+        raise NotYet(f"verify does not run on '{machine.device}' yet; leave out --device, or give cpu")
     with progress("loading", job.common.quiet) as show:
         with state.stage("load"):
             graph, prop = load(job.model, job.spec)
-        left = job.common.timeout - state.seconds["load"]
+        timeout = TIMEOUT if job.common.timeout is None else job.common.timeout
+        left = timeout - state.seconds["load"]
         if left <= 0:
-            return Answer("timeout", f"reading the files took all of {job.common.timeout:g} seconds")
+            return Answer("timeout", f"reading the files took all of {timeout:g} seconds")
         config = VerifyConfig(
             timeout=left,
             attack=job.attack,

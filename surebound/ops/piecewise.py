@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from surebound.graph.ir import Site
+from surebound.ops.broadcast import aligned
 from surebound.ops.record import Interval, Lines, Op, Relaxation, never
 from surebound.ops.reshape import monotone
 
@@ -208,10 +209,12 @@ def max_pool2d(site: Site, x: Tensor) -> Tensor:
 
 
 def maximum(site: Site, x: Tensor, y: Tensor) -> Tensor:
+    x, y = aligned(site, (x, y))
     return torch.maximum(x, y)
 
 
 def minimum(site: Site, x: Tensor, y: Tensor) -> Tensor:
+    x, y = aligned(site, (x, y))
     return torch.minimum(x, y)
 
 

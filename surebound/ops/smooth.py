@@ -19,7 +19,7 @@ from surebound.ops.record import Lines, Op, Relaxation, never
 from surebound.ops.reshape import monotone
 
 Values = Sequence[Tensor | None]
-BISECTIONS = 40
+BISECTIONS = 24
 
 
 @dataclass(frozen=True)

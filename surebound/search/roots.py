@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surebound.errors import SpecError
 from surebound.properties import Property
 from surebound.regions import Box, LpBall, Region
 
@@ -47,6 +48,8 @@ class Roots:
 def stack_regions(regions: Sequence[Region], shape: tuple[int, ...]) -> Region:
     """One region value for several single ones of the same kind."""
     first = regions[0]
+    if len({type(region) for region in regions}) > 1 or len({r.p for r in regions if isinstance(r, LpBall)}) > 1:
+        raise SpecError("the regions of one call must be of one kind: all boxes, or all balls of one norm")
     if isinstance(first, LpBall):
         balls = [region for region in regions if isinstance(region, LpBall)]
         parts = (torch.cat([getattr(ball, name).reshape(1, *shape) for ball in balls]) for name in

@@ -1,7 +1,7 @@
 """`verify`: decide properties of one network, all of them in one pool of sub-problems.
 
-The order of work: CROWN at the roots; a gradient attack where that left something open; then branch and
-bound. Choices depend on counts and bounds, never on the clock; the clock only ends the work.
+The order of work: CROWN at the roots; a gradient attack where that left something open (before it where
+CROWN costs far more than the attack); then branch and bound. Choices depend on counts and bounds, never on the clock; the clock only ends the work.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ FEW_DIMENSIONS = 10
 
 AT_ONCE = 32
 """Cases whose root boxes are computed in one pass, and roots attacked in one pass."""
+
+LARGE = 10_000
+"""Networks with more neurons are attacked before they are bounded."""
 
 SAMPLES = 256
 """Random points per root that tell how far its atoms' bounds are from what the network does."""
@@ -150,9 +153,12 @@ def decide(run: Run, forest: Forest, progress: Callable[[Progress], None] | None
             total = len(run.properties)
             progress(Progress(ledger.done, total, int(ledger.nodes.sum()), open_, time.monotonic() - began, bound))
 
-    boxes, atoms = bound_roots(run)
     attacking = run.config.attack == "pgd"
-    if attacking:
+    attack_first = attacking and of.neurons > LARGE
+    if attack_first:
+        attack(run)
+    boxes, atoms = bound_roots(run)
+    if attacking and not attack_first:
         attack(run)
     roots = ledger.roots_open()
     report(len(roots), float("nan"))
@@ -198,6 +204,8 @@ def bound_roots(run: Run) -> tuple[dict[str, Interval], Tensor]:
     All in float64: these boxes carry every later proof.
     """
     of, ledger, roots = run.problem, run.ledger, run.problem.roots
+    if not len(ledger.roots_open()):
+        return {}, torch.zeros_like(roots.threshold)
     found: list[dict[str, Interval]] = []
     atoms = torch.zeros_like(roots.threshold)
     for piece in pieces(roots.region.groups, AT_ONCE):

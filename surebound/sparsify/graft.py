@@ -59,7 +59,9 @@ def prune_neurons(network: Network, masks: Masks) -> Network:
     return _replaced(network, masks, 0.0, 0.0, trained=False)
 
 
-def grafting_groups(network: nn.Module, lines: float = 0.01, weights: float = 0.001, decay: float = 5e-4) -> list[Group]:
+def grafting_groups(
+    network: nn.Module, lines: float = 0.01, weights: float = 0.001, decay: float = 5e-4
+) -> list[Group]:
     """What grafting trains: slopes and intercepts at rate `lines`, without decay, and weights at rate `weights`."""
     own = [p for m in network.modules() if isinstance(m, GraftedReLU) for p in (m.slope, m.intercept)]
     known = {id(p) for p in own}
@@ -73,7 +75,9 @@ def _replaced(network: Network, masks: Masks, slope: float, intercept: float, tr
     for name, mask in masks.items():
         if name not in sites:
             known = ", ".join(sorted(sites)) or "none"
-            raise UsageError(f"'{name}' is not a torch.nn.ReLU of the network (those are: {known}); correct the mask's name")
+            raise UsageError(
+                f"'{name}' is not a torch.nn.ReLU of the network (those are: {known}); correct the mask's name"
+            )
         path, _, leaf = name.rpartition(".")
         setattr(changed.get_submodule(path), leaf, GraftedReLU(mask, slope, intercept, trained))
     return changed

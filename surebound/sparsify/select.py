@@ -92,7 +92,9 @@ def _check(
     for name, values in significance.items():
         other = instability[name]
         if values.shape != other.shape:
-            raise UsageError(f"site '{name}' has shape {list(values.shape)} in one criterion, {list(other.shape)} in the other")
+            raise UsageError(
+                f"site '{name}' has shape {list(values.shape)} in one criterion, {list(other.shape)} in the other"
+            )
         if not bool(torch.isfinite(values).all() and torch.isfinite(other).all()):
             raise UsageError(f"the criteria of site '{name}' are not all finite; look for NaN in the weights")
     if sum(values.numel() for values in significance.values()) == 0:

@@ -44,7 +44,9 @@ def recorded(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator
             hook.remove()
 
 
-def relu_sites(network: nn.Module, example: Tensor, kinds: tuple[type[nn.Module], ...] = (nn.ReLU,)) -> dict[str, tuple[int, ...]]:
+def relu_sites(
+    network: nn.Module, example: Tensor, kinds: tuple[type[nn.Module], ...] = (nn.ReLU,)
+) -> dict[str, tuple[int, ...]]:
     """Dotted names of the ReLU modules that a forward pass runs, in that order, and their shapes without the batch.
 
     example: a batch [B, *input shape]. Raises UsageError when there are none.

@@ -85,7 +85,9 @@ def train(
                 group["lr"] = rate * run.schedule(done / steps)
             loss = objective(network, data.images[index], data.labels[index], generator)
             if not bool(torch.isfinite(loss.detach())):
-                raise UsageError(f"the training loss is {float(loss.detach())} in epoch {number}; lower the learning rate")
+                raise UsageError(
+                    f"the training loss is {float(loss.detach())} in epoch {number}; lower the learning rate"
+                )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

@@ -1,0 +1,112 @@
+"""Figures as PNG bytes, drawn with matplotlib without its global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surebound.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT, GRID = "#1d2b3a", "#6b7a89", "#e3e8ed"
+STATUS = {"verified": "#2a7f62", "unknown": "#c9d1d9", "falsified": "#d1603d", "wrong": "#8c2f39"}
+STATUS_WORDS = {
+    "verified": "proven",
+    "unknown": "undecided",
+    "falsified": "counterexample",
+    "wrong": "wrong to begin with",
+}
+LINES = ("#8494a6", "#2a7f62", "#d1603d", "#3d6fb4")
+
+
+def verdict_bars(shares: Mapping[str, Mapping[str, float]]) -> bytes:
+    """One horizontal bar per network, divided by status; shares[network][status] are fractions."""
+    figure = _figure(7.2, 0.6 + 0.62 * len(shares))
+    axes = figure.subplots()
+    for place, parts in enumerate(shares.values()):
+        left = 0.0
+        for status, colour in STATUS.items():
+            width = 100 * parts[status]
+            axes.barh(place, width, left=left, color=colour, height=0.62, label=STATUS_WORDS[status])
+            if width >= 6:
+                dark = status != "unknown"
+                axes.text(left + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=9,
+                          color="white" if dark else INK)  # fmt: skip
+            left += width
+    axes.set_yticks(range(len(shares)), list(shares))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the test images")
+    _plain(axes, grid="x")
+    handles, labels = axes.get_legend_handles_labels()
+    count = len(STATUS)
+    figure.legend(handles[:count], labels[:count], loc="outside upper center", ncols=count, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def proven_over_time(seconds: Mapping[str, Sequence[float]], count: int, limit: float) -> bytes:
+    """For each network the share of `count` images proven within t seconds each, for t up to `limit`.
+
+    seconds[network]: the times of the images that were proven.
+    """
+    figure = _figure(7.2, 3.0)
+    axes = figure.subplots()
+    for colour, (name, times) in zip(LINES, seconds.items(), strict=False):
+        ordered = np.sort(np.asarray(times, float))
+        x = np.concatenate([[0.0], ordered, [max(limit, float(ordered[-1]) if len(ordered) else 0.0)]])
+        y = 100 * np.concatenate([[0], np.arange(1, len(ordered) + 1), [len(ordered)]]) / count
+        axes.step(1000 * x, y, where="post", color=colour, linewidth=2, label=name)
+    axes.set_xlabel("time allowed per image (ms)")
+    axes.set_ylabel("% of the test images proven")
+    axes.set_ylim(0, 100)
+    axes.set_xlim(left=0)
+    _plain(axes, grid="both")
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return _png(figure)
+
+
+def image_strip(images: Sequence[NDArray[np.floating]], titles: Sequence[str]) -> bytes:
+    """Grey images [H, W] in [0, 1] side by side, each under its title."""
+    figure = _figure(1.45 * len(images), 1.75)
+    for axes, image, title in zip(figure.subplots(1, len(images), squeeze=False)[0], images, titles, strict=True):
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(title, fontsize=9, color=INK)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_color(GRID)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(f"figures need matplotlib: pip install matplotlib ({error})") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain(axes: Axes, grid: str) -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    axes.tick_params(colors=FAINT, labelsize=9, length=0)
+    axes.xaxis.label.set(color=FAINT, fontsize=9)
+    axes.yaxis.label.set(color=FAINT, fontsize=9)
+    for label in axes.get_yticklabels():
+        label.set_color(INK)
+    axes.set_axisbelow(True)
+    axes.grid(axis=grid, color=GRID, linewidth=0.8)  # pyright: ignore[reportArgumentType]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, facecolor="white")
+    return buffer.getvalue()

@@ -1,0 +1,471 @@
+"""Small faults for the test suite to find: each replaces one piece of the package's source by a wrong one.
+
+`old` must occur exactly once in its file, so a change of the source that a fault no longer fits is noticed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Selection = tuple[str, str]
+"""A test file and a pytest -k expression ("" for all of it)."""
+
+INTERVALS: Selection = ("test_ops_contract.py", "interval")
+LINES: Selection = ("test_ops_contract.py", "lines or loose or threshold or admissible or projecting")
+TRANSPOSES: Selection = ("test_ops_contract.py", "pulled or transpose")
+MAPS: Selection = ("test_maps_contract.py", "")
+REGIONS: Selection = ("test_regions_contract.py", "")
+SOUND: Selection = ("test_bounds_contract.py", "below_every_point or contain_every_value or spend_more")
+EXACT: Selection = ("test_bounds_contract.py", "hand or exact or one_point or optimisation or optimising or kept or convex or warm")
+BATCHES: Selection = ("test_bounds_contract.py", "batch or memory or group or known or exact_already")
+SPLITS: Selection = ("test_bounds_contract.py", "splits or addends")
+QUERIES: Selection = ("test_bounds_contract.py", "inner or several or root or perturbs or named")
+ORDER: Selection = ("test_order.py", "")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault: in `file` (relative to the package) `old` becomes `new`; `tests` must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: Selection
+
+
+MUTATIONS = (
+    # --- ops: intervals
+    Mutation(
+        "IBP forgets the absolute value of the weights",
+        "ops/affine.py",
+        "spread = apply(radius, w.lower.abs(), None)",
+        "spread = apply(radius, w.lower, None)",
+        INTERVALS,
+    ),
+    Mutation(
+        "IBP's radius is 0.999 of the radius",
+        "ops/affine.py",
+        "centre, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) / 2",
+        "centre, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) * 0.4995",
+        INTERVALS,
+    ),
+    Mutation(
+        "IBP forgets the bias",
+        "ops/affine.py",
+        "middle = apply(centre, w.lower, None if b is None else b.lower)",
+        "middle = apply(centre, w.lower, None)",
+        INTERVALS,
+    ),
+    Mutation(
+        "a difference's ends are differences of ends",
+        "ops/affine.py",
+        "Interval(sub_forward(site, x.lower, y.upper), sub_forward(site, x.upper, y.lower))",
+        "Interval(sub_forward(site, x.lower, y.lower), sub_forward(site, x.upper, y.upper))",
+        INTERVALS,
+    ),
+    Mutation(
+        "a negated interval keeps its order",
+        "ops/affine.py",
+        "return Interval(-x.upper, -x.lower)",
+        "return Interval(-x.lower, -x.upper)",
+        INTERVALS,
+    ),
+    Mutation(
+        "a product of intervals uses two of four corners",
+        "ops/affine.py",
+        "corners = [mul_forward(site, a, b) for a in set_of(x) for b in set_of(y)]",
+        "corners = [mul_forward(site, x.lower, y.lower), mul_forward(site, x.upper, y.upper)]",
+        INTERVALS,
+    ),
+    Mutation(
+        "a merged maximum's upper end is a minimum",
+        "ops/affine.py",
+        "torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper)",
+        "torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)",
+        INTERVALS,
+    ),
+    Mutation(
+        "a monotone op's upper end comes from the lower ends",
+        "ops/reshape.py",
+        "upper = forward(site, *(operand.upper for operand in operands))",
+        "upper = forward(site, *(operand.lower for operand in operands))",
+        INTERVALS,
+    ),
+    Mutation(
+        "a leaky relu of negative slope has no kink",
+        "ops/piecewise.py",
+        "return Interval(torch.where(inside, low.clamp(max=0), low), ",
+        "return Interval(low, ",
+        INTERVALS,
+    ),
+    Mutation(
+        "a grafted line of negative slope keeps its order",
+        "ops/piecewise.py",
+        "low = torch.where(mask.lower, torch.minimum(*ends), x.lower.clamp(min=0))",
+        "low = torch.where(mask.lower, ends[0], x.lower.clamp(min=0))",
+        INTERVALS,
+    ),
+    # --- ops: relaxations
+    Mutation(
+        "relu's lower and upper lines are swapped",
+        "ops/piecewise.py",
+        "return Lines(tangent, zero, chord, chord_intercept)",
+        "return Lines(chord, chord_intercept, tangent, zero)",
+        LINES,
+    ),
+    Mutation(
+        "the chord's intercept is 0.999 of it",
+        "ops/piecewise.py",
+        "chord_intercept = (left - right) * weight * lower",
+        "chord_intercept = (left - right) * weight * lower * 0.999",
+        LINES,
+    ),
+    Mutation(
+        "the chord's slope is 0.999 of it",
+        "ops/piecewise.py",
+        "    chord = left + (right - left) * weight\n",
+        "    chord = (left + (right - left) * weight) * 0.999\n",
+        LINES,
+    ),
+    Mutation(
+        "a concave kink is treated as a convex one", "ops/piecewise.py", "if left <= right:", "if left < 9:", LINES
+    ),
+    Mutation(
+        "free values may be a little above 1",
+        "ops/piecewise.py",
+        "return free.clamp(0, 1)",
+        "return free.clamp(0, 1.001)",
+        LINES,
+    ),
+    Mutation(
+        "clip's lower line is as steep as the function",
+        "ops/piecewise.py",
+        "slope_low = torch.where(at_low, free[0] * steep_low, chord)",
+        "slope_low = torch.where(at_low, free[0], chord)",
+        LINES,
+    ),
+    Mutation(
+        "clip splits at the mirrored kink",
+        "ops/piecewise.py",
+        "torch.where(prefer_low, zero + low, ",
+        "torch.where(prefer_low, zero - low, ",
+        LINES,
+    ),
+    Mutation(
+        "a grafted neuron keeps relu's upper intercept",
+        "ops/piecewise.py",
+        "torch.where(mask, intercept, relu.upper_intercept)",
+        "relu.upper_intercept",
+        LINES,
+    ),
+    Mutation(
+        "the grafted neurons are the loose ones",
+        "ops/piecewise.py",
+        "return (lower < 0) & (upper > 0) & ~mask",
+        "return (lower < 0) & (upper > 0) & mask",
+        LINES,
+    ),
+    Mutation(
+        "relus that reach a little below zero count as stable",
+        "ops/piecewise.py",
+        "return (lower < 0) & (upper > 0)\n",
+        "return (lower < -0.1) & (upper > 0)\n",
+        LINES,
+    ),
+    Mutation(
+        "an S-shape is mirrored around zero",
+        "ops/smooth.py",
+        "2 * curve.f(torch.zeros_like(lower)) - mirrored",
+        "-mirrored",
+        LINES,
+    ),
+    Mutation(
+        "a tangent is drawn where none is sound",
+        "ops/smooth.py",
+        "use_tangent = exists & (upper > 0) & ~tiny",
+        "use_tangent = (upper > 0) & ~tiny",
+        LINES,
+    ),
+    Mutation(
+        "the tangent's range starts at the box's end",
+        "ops/smooth.py",
+        "tangent_at = start + free * (upper - start)",
+        "tangent_at = lower + free * (upper - lower)",
+        LINES,
+    ),
+    Mutation(
+        "the tangent is accepted a millionth too early",
+        "ops/smooth.py",
+        "return curve.f(d) + curve.slope(d) * (lower - d) >= curve.f(lower)",
+        "return curve.f(d) + curve.slope(d) * (lower - d) >= curve.f(lower) - 1e-6",
+        LINES,
+    ),
+    # --- linear
+    Mutation(
+        "a transposed convolution loses half its padding",
+        "linear/pull.py",
+        'dense, weight, None, a["stride"], a["padding"], missing, a["groups"], a["dilation"]',
+        'dense, weight, None, a["stride"], [p // 2 for p in a["padding"]], missing, a["groups"], a["dilation"]',
+        TRANSPOSES,
+    ),
+    Mutation(
+        "a convolution's bias counts once per channel",
+        "linear/pull.py",
+        "(dense.sum((2, 3)) @ bias)",
+        "(dense.mean((2, 3)) @ bias)",
+        TRANSPOSES,
+    ),
+    Mutation(
+        "single rows forget the bias",
+        "linear/pull.py",
+        "added = None if bias is None else bias[rows.index] * rows.value",
+        "added = None",
+        TRANSPOSES,
+    ),
+    Mutation(
+        "a subtracted operand keeps its sign",
+        "linear/pull.py",
+        "rows.negated() if negate_second and i == 1 else rows",
+        "rows",
+        TRANSPOSES,
+    ),
+    Mutation("a quotient is a product", "linear/pull.py", "1 / constant(", "constant(", TRANSPOSES),
+    Mutation(
+        "batch norm forgets the shift",
+        "linear/pull.py",
+        "return maps, rows.signed(shift, shift)",
+        "return maps, None",
+        TRANSPOSES,
+    ),
+    Mutation(
+        "a broadcast operand gets the mean instead of the sum",
+        "linear/pull.py",
+        "rows.sum(axes, keepdim=True) if axes else rows",
+        "rows.mean(axes, keepdim=True) if axes else rows",
+        TRANSPOSES,
+    ),
+    Mutation(
+        "the derived transpose forgets the constant",
+        "linear/pull.py",
+        "return maps, rows.dot(forward(site, *zeros).unsqueeze(1))",
+        "return maps, None",
+        TRANSPOSES,
+    ),
+    Mutation(
+        "single rows take the values the wrong way round",
+        "linear/maps.py",
+        "return self.value * torch.where(self.value > 0, self.pick(pos), self.pick(neg))",
+        "return self.value * torch.where(self.value < 0, self.pick(pos), self.pick(neg))",
+        MAPS,
+    ),
+    Mutation(
+        "negative coefficients are scaled like positive ones",
+        "linear/maps.py",
+        "torch.addcmul(up * pos, down, neg)",
+        "torch.addcmul(up * pos, down, pos)",
+        MAPS,
+    ),
+    Mutation(
+        "an absolute value is forgotten",
+        "linear/maps.py",
+        "contract(flat(self.coefficients.abs(), self.shape), flat(radius, self.shape))",
+        "contract(flat(self.coefficients, self.shape), flat(radius, self.shape))",
+        MAPS,
+    ),
+    Mutation(
+        "a sum of maps writes into its operand",
+        "linear/maps.py",
+        "return Dense(self.dense() + other.dense())",
+        "return Dense(self.dense().add_(other.dense()))",
+        MAPS,
+    ),
+    # --- regions
+    Mutation(
+        "a box's minimum uses 0.999 of the radius",
+        "regions/box.py",
+        "- rows.absdot(self.radius.unsqueeze(1))",
+        "- 0.999 * rows.absdot(self.radius.unsqueeze(1))",
+        REGIONS,
+    ),
+    Mutation(
+        "a box's minimiser is its maximiser",
+        "regions/box.py",
+        "torch.where(rows.dense() > 0, self.lower.unsqueeze(1), self.upper.unsqueeze(1))",
+        "torch.where(rows.dense() < 0, self.lower.unsqueeze(1), self.upper.unsqueeze(1))",
+        REGIONS,
+    ),
+    Mutation(
+        "a cast box is rounded to the nearest", "regions/box.py", "torch.nextafter(high, inf)", "high", REGIONS
+    ),
+    Mutation(
+        "a ball moves away from the wrong limits",
+        "regions/ball.py",
+        "torch.where(a > 0, down.unsqueeze(1), up.unsqueeze(1))",
+        "torch.where(a < 0, down.unsqueeze(1), up.unsqueeze(1))",
+        REGIONS,
+    ),
+    Mutation(
+        "an l2 ball's multiplier is charged 0.999 of the radius",
+        "regions/ball.py",
+        "mu.squeeze(-1) * self.radius[:, None].square() / 2",
+        "mu.squeeze(-1) * (0.999 * self.radius[:, None]).square() / 2",
+        REGIONS,
+    ),
+    Mutation(
+        "an l1 ball spends its radius too early",
+        "regions/ball.py",
+        "before = caps.cumsum(-1) - caps",
+        "before = caps.cumsum(-1)",
+        REGIONS,
+    ),
+    Mutation(
+        "a ball's projection is only clipped",
+        "regions/ball.py",
+        "shrink = (self.radius[:, None] / ",
+        "shrink = (2 * self.radius[:, None] / ",
+        REGIONS,
+    ),
+    # --- bounds
+    Mutation(
+        "the walk takes the upper intercept for positive coefficients",
+        "bounds/walk.py",
+        "here.signed(enclosing.lower_intercept, enclosing.upper_intercept)",
+        "here.signed(enclosing.upper_intercept, enclosing.lower_intercept)",
+        SOUND,
+    ),
+    Mutation(
+        "the walk takes the upper slope for positive coefficients",
+        "bounds/walk.py",
+        "here.signed_scale(enclosing.lower_slope, enclosing.upper_slope)",
+        "here.signed_scale(enclosing.upper_slope, enclosing.lower_slope)",
+        SOUND,
+    ),
+    Mutation(
+        "a skip connection forgets one of its ways",
+        "bounds/walk.py",
+        "part if operand not in pending else pending[operand] + part",
+        "part",
+        SOUND,
+    ),
+    Mutation(
+        "the walk forgets the constants of affine steps",
+        "bounds/walk.py",
+        "        if added is not None:\n            constant = constant + added\n",
+        "        if added is not None and not step.affine:\n            constant = constant + added\n",
+        SOUND,
+    ),
+    Mutation(
+        "the walk forgets the splits' constants",
+        "bounds/walk.py",
+        "constant = constant + addend.constant",
+        "constant = constant + 0 * addend.constant",
+        SPLITS,
+    ),
+    Mutation(
+        "a split's multiplier has the wrong sign",
+        "bounds/beta.py",
+        "zeros.scatter_add(2, at, -weight)",
+        "zeros.scatter_add(2, at, weight)",
+        SPLITS,
+    ),
+    Mutation(
+        "a split's threshold has the wrong sign",
+        "bounds/beta.py",
+        "(weight * threshold).sum(-1)",
+        "(-weight * threshold).sum(-1)",
+        SPLITS,
+    ),
+    Mutation(
+        "a split cuts the other half away",
+        "bounds/beta.py",
+        "low = torch.where(here & (self.sign > 0), self.threshold, -torch.inf)",
+        "low = torch.where(here & (self.sign < 0), self.threshold, -torch.inf)",
+        SPLITS,
+    ),
+    Mutation(
+        "multipliers may be negative",
+        "bounds/alpha.py",
+        "beta.clamp_(min=0)",
+        "beta.clamp_(min=-5)",
+        SPLITS,
+    ),
+    Mutation(
+        "alphas are not projected",
+        "bounds/alpha.py",
+        "value.copy_(ctx.plan.steps[name].relaxation.project(value.nan_to_num(0.5)))",
+        "value.copy_(value.nan_to_num(0.5))",
+        EXACT,
+    ),
+    Mutation(
+        "the last bound is kept, not the best",
+        "bounds/alpha.py",
+        "torch.maximum(new.lower, best.lower)",
+        "new.lower",
+        EXACT,
+    ),
+    Mutation(
+        "a conjunction's thresholds are added",
+        "bounds/alpha.py",
+        "-(weights * self.threshold).sum(1, True)",
+        "(weights * self.threshold).sum(1, True)",
+        EXACT,
+    ),
+    Mutation(
+        "tightened upper ends keep the sign of their rows",
+        "bounds/crown.py",
+        "upper.scatter(1, at, -found[:, 1])",
+        "upper.scatter(1, at, found[:, 1])",
+        SOUND,
+    ),
+    Mutation(
+        "packed rows use the first group's region",
+        "bounds/crown.py",
+        "region.take(owner)",
+        "region.take(owner * 0)",
+        BATCHES,
+    ),
+    Mutation(
+        "packed rows use the first group's boxes",
+        "bounds/crown.py",
+        "Interval(boxes[name].lower[owner], boxes[name].upper[owner])",
+        "Interval(boxes[name].lower[owner * 0], boxes[name].upper[owner * 0])",
+        BATCHES,
+    ),
+    Mutation(
+        "boxes are joined instead of intersected",
+        "bounds/ibp.py",
+        "torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)",
+        "torch.minimum(a.lower, b.lower), torch.maximum(a.upper, b.upper)",
+        BATCHES,
+    ),
+    Mutation(
+        "interval bounds behind several mixing steps count as exact",
+        "bounds/plan.py",
+        "return mixing <= 1",
+        "return mixing <= 2",
+        BATCHES,
+    ),
+    Mutation(
+        "perturbed second operands are let through",
+        "bounds/plan.py",
+        "if not step.affine and any(step.perturbed[1:]):",
+        "if not step.affine and any(step.perturbed[:0]):",
+        QUERIES,
+    ),
+    # --- the same ideas, found by linear programs alone
+    Mutation(
+        "relu's chord is lowered by a thousandth (seen by the order suite)",
+        "ops/piecewise.py",
+        "chord_intercept = (left - right) * weight * lower",
+        "chord_intercept = (left - right) * weight * lower * 0.99",
+        ORDER,
+    ),
+    Mutation(
+        "a split's multiplier has the wrong sign (seen by the order suite)",
+        "bounds/beta.py",
+        "zeros.scatter_add(2, at, -weight)",
+        "zeros.scatter_add(2, at, weight)",
+        ORDER,
+    ),
+)

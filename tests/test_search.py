@@ -1,0 +1,286 @@
+"""The search: verdicts against enumeration and sampling, pools against single runs, determinism, evidence."""
+
+from __future__ import annotations
+
+import itertools
+from decimal import Decimal
+
+import numpy as np
+import pytest
+import torch
+from nets import Builder
+from torch import Tensor
+
+from surebound.bounds.beta import Splits
+from surebound.errors import SpecError, UsageError
+from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
+from surebound.ops import OPS
+from surebound.properties import Case, Disjunct, Property, robust
+from surebound.regions import Box, LpBall
+from surebound.search.inputs import combined
+from surebound.search.mixing import best_weights
+from surebound.search.tree import Forest, Tree
+from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
+from surebound.search.verify import VerifyConfig, verify
+
+F64 = torch.float64
+
+
+def dense_net(seed: int, sizes: tuple[int, ...], activation: str = "relu", **attrs: float) -> Graph:
+    """A fully connected network with float64 parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    nodes = [Node("x", "input", shape=(sizes[0],))]
+    value = "x"
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        tensors[f"w{i}"] = torch.randn(fan_out, fan_in, generator=generator, dtype=F64) / fan_in**0.5 * 1.5
+        tensors[f"b{i}"] = torch.randn(fan_out, generator=generator, dtype=F64) * 0.3
+        nodes += [Node(n, "parameter", shape=tuple(tensors[n].shape), batched=False) for n in (f"w{i}", f"b{i}")]
+        nodes.append(Node(f"h{i}", "linear", (value, f"w{i}", f"b{i}"), {}, (fan_out,)))
+        value = f"h{i}"
+        if i < len(sizes) - 2:
+            nodes.append(Node(f"a{i}", activation, (value,), attrs, (fan_out,)))
+            value = f"a{i}"
+    return Graph(tuple(nodes), ("x",), (value,), OPS, FixedParameters(tensors))
+
+
+def outputs(graph: Graph, x: Tensor) -> Tensor:
+    return evaluate(graph, graph.values(F64), x)[graph.output.name].flatten(1)
+
+
+def conjunction(rows: list[list[float]], limits: list[float]) -> Disjunct:
+    return Disjunct(torch.tensor(rows, dtype=F64), torch.tensor(limits, dtype=F64), tuple("row" for _ in rows))
+
+
+def prop(lower: Tensor, upper: Tensor, *disjuncts: Disjunct) -> Property:
+    return Property((Case(Box(lower[None], upper[None]), disjuncts, None),))
+
+
+def dense_minimum(graph: Graph, low: Tensor, high: Tensor, disjunct: Disjunct, count: int = 40) -> float:
+    """The least of max_k (c_k y - t_k) over a fine grid of a two-dimensional box."""
+    axes = [torch.linspace(float(a), float(b), count, dtype=F64) for a, b in zip(low, high, strict=True)]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+    slack = outputs(graph, grid) @ disjunct.C.T - disjunct.t
+    return float(slack.amax(1).min())
+
+
+CONFIG = VerifyConfig(timeout=20.0, dtype=F64)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "clip", "sigmoid", "tanh"])
+@pytest.mark.parametrize("few", [0, 10])
+@pytest.mark.parametrize("seed", range(4))
+def test_verdict_follows_a_dense_grid(activation: str, few: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds just below and above the grid's minimum: proof and witness, by both engines."""
+    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", few)
+    attrs = {"leaky_relu": {"slope": 0.1}, "clip": {"min": -0.5, "max": 0.7}}.get(activation, {})
+    slow = few == 0 and activation in ("sigmoid", "tanh")
+    graph = dense_net(seed, (2, 5, 3) if slow else (2, 8, 6, 3), activation, **attrs)
+    low, high = torch.tensor([-1.0, -0.5], dtype=F64), torch.tensor([0.5, 1.0], dtype=F64)
+    rows = [[1.0, -1.0, 0.0], [0.3, 0.2, -1.0]]
+    free = conjunction(rows, [0.0, 0.0])
+    least = dense_minimum(graph, low, high, free)
+    gap = 0.2 if slow else 0.05
+    provable = conjunction(rows, [least - gap, least - gap])
+    violated = conjunction(rows, [least + gap, least + gap])
+    safe, unsafe = verify(graph, [prop(low, high, provable), prop(low, high, violated)], CONFIG)
+    assert isinstance(safe.verdict, Verified), safe
+    assert 0 < safe.verdict.margin < 2 * gap
+    assert isinstance(unsafe.verdict, Falsified), unsafe
+
+
+@pytest.mark.parametrize("few", [0, 10])
+def test_attack_off_never_proves_what_is_false(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted counterexamples of tiny volume: with nobody looking for them the proof must still fail."""
+    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", few)
+    low, high = -torch.ones(2, dtype=F64), torch.ones(2, dtype=F64)
+    for seed in range(6):
+        graph = dense_net(seed, (2, 6, 6, 2))
+        least = dense_minimum(graph, low, high, conjunction([[1.0, 0.5]], [0.0]), 60)
+        false = prop(low, high, conjunction([[1.0, 0.5]], [least + 1e-6]))
+        (found,) = verify(graph, [false], VerifyConfig(timeout=1.0, attack="none"))
+        assert isinstance(found.verdict, Unknown), (seed, found)
+
+
+def test_witness_is_inside_and_violates() -> None:
+    graph = dense_net(3, (4, 10, 2))
+    low, high = torch.zeros(4, dtype=F64), torch.ones(4, dtype=F64)
+    (found,) = verify(graph, [prop(low, high, conjunction([[1.0, 0.0]], [100.0]))], CONFIG)
+    assert isinstance(found.verdict, Falsified)
+    witness = found.verdict.witness
+    assert all(Decimal(0) <= value <= Decimal(1) for value in witness.x)
+    y = outputs(graph, witness.fed.double().reshape(1, 4))
+    assert torch.equal(y.flatten(), witness.y.double())
+
+
+def test_disjuncts_and_cases_are_all_needed() -> None:
+    """A property with one true and one violated disjunct, or case, is violated."""
+    graph = dense_net(1, (2, 4, 2))
+    low, high = torch.zeros(2, dtype=F64), torch.ones(2, dtype=F64)
+    never, always = conjunction([[1.0, 0.0]], [-100.0]), conjunction([[1.0, 0.0]], [100.0])
+    one = Property((Case(Box(low[None], high[None]), (never, always), None),))
+    two = Property(tuple(Case(Box(low[None], high[None]), (d,), None) for d in (never, always)))
+    both = Property((Case(Box(low[None], high[None]), (never, never), None),))
+    names = [outcome.verdict.name for outcome in verify(graph, [one, two, both], CONFIG)]
+    assert names == ["sat", "sat", "unsat"]
+
+
+def test_pool_equals_single_runs() -> None:
+    """Padding conjunctions of different length and mixing instances changes no verdict."""
+    graph = dense_net(5, (3, 10, 8, 3))
+    generator = torch.Generator().manual_seed(0)
+    properties = []
+    for k in range(8):
+        centre = torch.rand(3, generator=generator, dtype=F64)
+        rows = torch.randn(1 + k % 3, 3, generator=generator, dtype=F64).tolist()
+        limits = [float(v) for v in torch.randn(1 + k % 3, generator=generator, dtype=F64)]
+        properties.append(prop(centre - 0.2, centre + 0.2, conjunction(rows, limits)))
+    pooled = verify(graph, properties, CONFIG)
+    single = [verify(graph, [one], CONFIG)[0] for one in properties]
+    assert [a.verdict.name for a in pooled] == [b.verdict.name for b in single]
+    assert {a.verdict.name for a in pooled} == {"sat", "unsat"}
+
+
+def strip(outcome: Outcome) -> tuple[object, ...]:
+    verdict = outcome.verdict
+    proof = [(t.parent.tolist(), t.index.tolist(), t.lower.tolist()) for t in verdict.trees] if isinstance(
+        verdict, Verified
+    ) else None  # fmt: skip
+    return verdict.name, outcome.nodes, outcome.engine, proof
+
+
+@pytest.mark.parametrize("few", [0, 10])
+def test_same_seed_gives_the_same_tree(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", few)
+    graph = dense_net(0, (2, 12, 8, 2))
+    low, high = -torch.ones(2, dtype=F64), torch.ones(2, dtype=F64)
+    row = [[1.0, -1.0]]
+    least = dense_minimum(graph, low, high, conjunction(row, [0.0]))
+    case = prop(low, high, conjunction(row, [least - 0.02]))
+    first, second = (verify(graph, [case], VerifyConfig(seed=0))[0] for _ in range(2))
+    assert first.nodes > 3
+    assert strip(first) == strip(second)
+
+
+def path_of(tree: Tree, leaf: int) -> list[int]:
+    rows = []
+    while tree.parent[leaf] >= 0:
+        rows.append(leaf)
+        leaf = int(tree.parent[leaf])
+    return rows
+
+
+@pytest.mark.parametrize("few", [0, 10])
+def test_proof_trees_cover_the_region(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sampled input lies in a leaf, every leaf has a positive margin, and bounds hold for its inputs."""
+    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", few)
+    graph = dense_net(0, (2, 12, 8, 2))
+    low, high = -torch.ones(2, dtype=F64), torch.ones(2, dtype=F64)
+    least = dense_minimum(graph, low, high, conjunction([[1.0, -1.0]], [0.0]))
+    (found,) = verify(graph, [prop(low, high, conjunction([[1.0, -1.0]], [least - 0.02]))])
+    assert isinstance(found.verdict, Verified)
+    (tree,) = found.verdict.trees
+    assert len(tree.leaves) > 2
+    assert (tree.lower[tree.leaves] > 0).all()
+    assert found.verdict.margin == tree.lower[tree.leaves].min()
+    x = Box(low[None], high[None]).sample(2000, torch.Generator().manual_seed(1))[0]
+    values = evaluate(graph, graph.values(F64), x, [*tree.names, graph.output.name])
+    slack = values[graph.output.name] @ torch.tensor([1.0, -1.0], dtype=F64) - (least - 0.02)
+    covered = torch.zeros(len(x), dtype=torch.bool)
+    for leaf in tree.leaves:
+        inside = torch.ones(len(x), dtype=torch.bool)
+        for row in path_of(tree, int(leaf)):
+            z = values[tree.names[tree.node[row]]].flatten(1)[:, tree.index[row]]
+            inside &= float(tree.sign[row]) * (z - float(tree.threshold[row])) >= 0
+        covered |= inside
+        if inside.any():
+            assert float(tree.lower[leaf]) <= float(slack[inside].min()) + 1e-9
+    assert covered.all()
+
+
+def test_timeout_is_a_reason_not_a_proof() -> None:
+    graph = dense_net(0, (20, 60, 60, 2))
+    low, high = -torch.ones(20, dtype=F64), torch.ones(20, dtype=F64)
+    x = Box(low[None], high[None]).sample(5000)[0]
+    least = float((outputs(graph, x) @ torch.tensor([1.0, -1.0], dtype=F64)).min())
+    case = prop(low, high, conjunction([[1.0, -1.0]], [least - 1.0]))
+    (found,) = verify(graph, [case], VerifyConfig(timeout=0.2, attack="none"))
+    assert isinstance(found.verdict, Unknown)
+    assert found.verdict.kind == "timeout"
+    assert "0.2 s" in found.verdict.reason
+
+
+def test_nan_weights_and_overflow_prove_nothing() -> None:
+    graph = dense_net(0, (2, 4, 2))
+    tensors = dict(graph.parameters())
+    for bad in (float("nan"), float("inf"), 1e300):
+        broken = {**tensors, "w1": tensors["w1"] * bad}
+        hurt = Graph(graph.nodes, graph.inputs, graph.outputs, OPS, FixedParameters(broken))
+        low, high = -torch.ones(2, dtype=F64), torch.ones(2, dtype=F64)
+        (found,) = verify(hurt, [prop(low, high, conjunction([[1.0, 0.0]], [-1.0]))], VerifyConfig(timeout=1.0))
+        assert not isinstance(found.verdict, Verified), bad
+
+
+def test_ball_regions_are_decided() -> None:
+    graph = dense_net(2, (3, 8, 2))
+    centre = torch.full((1, 3), 0.5, dtype=F64)
+    lower, upper = torch.zeros(1, 3, dtype=F64), torch.ones(1, 3, dtype=F64)
+    for p in (1, 2):
+        ball = LpBall(centre, torch.tensor([0.2], dtype=F64), p, lower, upper)
+        y = outputs(graph, ball.sample(4000)[0]) @ torch.tensor([1.0, -1.0], dtype=F64)
+        safe = Property((Case(ball, (conjunction([[1.0, -1.0]], [float(y.min()) - 0.1]),), None),))
+        unsafe = Property((Case(ball, (conjunction([[1.0, -1.0]], [float(y.median())]),), None),))
+        names = [outcome.verdict.name for outcome in verify(graph, [safe, unsafe], CONFIG)]
+        assert names == ["unsat", "sat"]
+
+
+def test_robustness_of_an_image_classifier() -> None:
+    build = Builder(0)
+    x = build.input(1, 6, 6)
+    h = build.op("relu", build.conv(x, 4, padding=(1, 1)))
+    y = build.linear(build.op("reshape", h, shape=(144,)), 3, name="y")
+    graph = Graph(tuple(build.nodes.values()), (x,), (y,), OPS, FixedParameters(build.tensors))
+    image = torch.rand(1, 6, 6, dtype=F64)
+    label = int(outputs(graph, image[None]).argmax())
+    small, large = (robust(image, label, eps, 3) for eps in (1e-4, 0.9))
+    names = [outcome.verdict.name for outcome in verify(graph, [small, large], VerifyConfig(timeout=10.0))]
+    assert names == ["unsat", "sat"]
+
+
+def test_property_of_another_size_is_refused() -> None:
+    graph = dense_net(0, (2, 4, 2))
+    low, high = torch.zeros(3, dtype=F64), torch.ones(3, dtype=F64)
+    with pytest.raises(SpecError, match="3.*2"):
+        verify(graph, [prop(low, high, conjunction([[1.0, 0.0]], [0.0]))])
+
+
+def test_timeout_must_be_positive() -> None:
+    with pytest.raises(UsageError, match="more than 0 seconds"):
+        VerifyConfig(timeout=0)
+
+
+def test_forest_paths_and_split_geometry() -> None:
+    forest = Forest(["h", "x"])
+    root = forest.append(parent=np.array([-1]), root=np.array([0]), slot=-1)
+    child = forest.append(
+        parent=root.repeat(2), root=0, node=1, index=2, threshold=0.5, sign=np.array([-1, 1]), depth=np.array([1, 1])
+    )
+    grand = forest.append(parent=child[1:], root=0, node=0, index=4, threshold=0.0, sign=1, depth=np.array([2]))
+    splits = forest.paths(np.concatenate([root, child, grand]))
+    assert isinstance(splits, Splits)
+    assert splits.sign.tolist() == [[0, 0], [-1, 0], [1, 0], [1, 1]]
+    assert splits.node[3].tolist() == [0, 1]
+    assert splits.index[3].tolist() == [4, 2]
+    assert splits.threshold[3].tolist() == [0.0, 0.5]
+
+
+def test_mixing_finds_the_farkas_combination() -> None:
+    """x <= -0.1 and -x <= -0.1 exclude each other, though neither fails alone on [-1, 1]."""
+    a = torch.tensor([[[1.0], [-1.0]]], dtype=F64)
+    b = torch.tensor([[0.1, 0.1]], dtype=F64)
+    lower, upper = -torch.ones(1, 1, dtype=F64), torch.ones(1, 1, dtype=F64)
+    real = torch.ones(1, 2, dtype=torch.bool)
+    weights = best_weights(a, b, lower, upper, torch.ones(1, 2, dtype=F64), real)
+    value, _ = combined(weights, a, b, lower, upper)
+    assert float(weights.sum()) == pytest.approx(1.0)
+    assert float(value) == pytest.approx(0.1, abs=1e-6)
