@@ -73,7 +73,7 @@ class DemoConfig:
     graft_epochs: int = 30
     line_rate: float = 0.01
     weight_rate: float = 0.001
-    images: int = 80
+    images: int = 64
     timeout: float = 1.0
     attack_steps: int = 40
     attack_restarts: int = 5

@@ -16,7 +16,10 @@ TRANSPOSES: Selection = ("test_ops_contract.py", "pulled or transpose")
 MAPS: Selection = ("test_maps_contract.py", "")
 REGIONS: Selection = ("test_regions_contract.py", "")
 SOUND: Selection = ("test_bounds_contract.py", "below_every_point or contain_every_value or spend_more")
-EXACT: Selection = ("test_bounds_contract.py", "hand or exact or one_point or optimisation or optimising or kept or convex or warm")
+EXACT: Selection = (
+    "test_bounds_contract.py",
+    "hand or exact or one_point or optimisation or optimising or kept or convex or warm",
+)
 BATCHES: Selection = ("test_bounds_contract.py", "batch or memory or group or known or exact_already")
 SPLITS: Selection = ("test_bounds_contract.py", "splits or addends")
 QUERIES: Selection = ("test_bounds_contract.py", "inner or several or root or perturbs or named")
@@ -295,9 +298,7 @@ MUTATIONS = (
         "torch.where(rows.dense() < 0, self.lower.unsqueeze(1), self.upper.unsqueeze(1))",
         REGIONS,
     ),
-    Mutation(
-        "a cast box is rounded to the nearest", "regions/box.py", "torch.nextafter(high, inf)", "high", REGIONS
-    ),
+    Mutation("a cast box is rounded to the nearest", "regions/box.py", "torch.nextafter(high, inf)", "high", REGIONS),
     Mutation(
         "a ball moves away from the wrong limits",
         "regions/ball.py",

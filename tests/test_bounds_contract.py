@@ -163,7 +163,9 @@ def test_a_region_of_one_point_gives_the_value(method: str, net: str, kind: str)
     torch.testing.assert_close(found.lower, wanted, rtol=0, atol=slack_of(wanted))
 
 
-@pytest.mark.parametrize("net", ["mlp", "conv", "batch_norm", "residual", "leaky", "average", "shapes", "scaled", "graft"])
+@pytest.mark.parametrize(
+    "net", ["mlp", "conv", "batch_norm", "residual", "leaky", "average", "shapes", "scaled", "graft"]
+)
 @pytest.mark.parametrize("method", ["crown", "alpha", "alpha-optimised"])
 @each_region
 def test_where_no_neuron_is_unstable_the_bound_is_exact(method: str, net: str, kind: str) -> None:
@@ -378,9 +380,7 @@ def test_known_boxes_are_used(method: str, net: str) -> None:
     (value,) = outputs_at(query.graph, query.params, {"x": points}, name)
     middle = value.median(1).values
     for known in (Interval(value.amin(1), middle), Interval(middle, value.amax(1))):
-        found = METHODS[method].bound(
-            Query(query.graph, query.params, query.regions, query.spec, known={name: known})
-        )
+        found = METHODS[method].bound(Query(query.graph, query.params, query.regions, query.spec, known={name: known}))
         assert bool((found.boxes[name].lower >= known.lower).all())
         assert bool((found.boxes[name].upper <= known.upper).all())
         kept = ((value >= known.lower.unsqueeze(1)) & (value <= known.upper.unsqueeze(1))).flatten(2).all(2)
@@ -477,13 +477,14 @@ def test_gradients_are_the_derivatives(method: str, net: str, kind: str) -> None
     assert all(g is None or bool(torch.isfinite(g).all()) for g in gradients)
     for _ in range(2):
         moves = [torch.randn_like(value) for value in base]
-        step = 1e-6
+        # a tangent found by bisection is known to a few digits, so the differences are taken far apart
+        step, tolerance = (3e-4, 1e-2) if net in ("sigmoid", "tanh") else (1e-6, 1e-4)
         with torch.no_grad():
             ahead = loss(*(value + step * move for value, move in zip(base, moves, strict=True)))
             behind = loss(*(value - step * move for value, move in zip(base, moves, strict=True)))
         slope = float(ahead - behind) / (2 * step)
         along = sum(float((g * move).sum()) for g, move in zip(gradients, moves, strict=True) if g is not None)
-        assert along == pytest.approx(slope, rel=1e-4, abs=1e-5)
+        assert along == pytest.approx(slope, rel=tolerance, abs=tolerance / 10)
 
 
 # --- splits ------------------------------------------------------------------------------------------------------
@@ -778,7 +779,10 @@ def test_perturbed_weights_are_bounded_or_refused(method: str) -> None:
             assert "z1" in str(error) or name in str(error)
             continue
         points, shifts = regions["x"].sample(50)[0], regions[name].sample(50)[0]
-        y = [evaluate(graph, {**params, name: w}, p.unsqueeze(0))[graph.output.name] for p, w in zip(points, shifts, strict=True)]
+        y = [
+            evaluate(graph, {**params, name: w}, p.unsqueeze(0))[graph.output.name]
+            for p, w in zip(points, shifts, strict=True)
+        ]
         least = row_values(spec_of(graph), torch.stack(y, 1)).amin(2)
         assert (least - lower).min() >= -1e-9
 
@@ -795,7 +799,9 @@ def test_a_plan_knows_what_moves() -> None:
     graph = graph_of("residual")
     of = plan(graph, ("x",))
     assert [step.site.node.name for step in of.relaxed] == [node.name for node in graph.nodes if node.op == "relu"]
-    assert all(step.perturbed == tuple(graph[name].batched for name in step.site.node.inputs) for step in of.steps.values())
+    assert all(
+        step.perturbed == tuple(graph[name].batched for name in step.site.node.inputs) for step in of.steps.values()
+    )
     order = of.order(graph.output.name)
     assert order[0] == graph.output.name and order[-1] == "x"
     assert {name: [step.site.node.op for step in steps] for name, steps in of.operands.items()} == {

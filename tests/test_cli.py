@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ from tiny_files import W1, forward, write_model, write_spec
 from typer.testing import CliRunner
 
 import surebound
+import surebound.demo
 import surebound.search.verify
 from surebound.cli.app import app
 from surebound.cli.output import to_json
 from surebound.errors import OutOfMemory
 from surebound.machine import TimeLimit, parse_size, time_limit
+from surebound.reports.table import Table
 from surebound.witness import parse_witness
 
 VERIFY_KEYS = [
@@ -343,3 +346,40 @@ def test_the_smallest_benchmark_instances(bench: Path) -> None:
     found = json.loads(run("bounds", model, spec, "--method", "crown").stdout)
     assert found["neurons"]["total"] == 300
     assert found["boxes"][0]["verified"] is False
+
+
+def faked_demo(given: dict[str, Any]) -> Callable[..., Any]:
+    """A demo that takes no time: remembers what it was given, writes summary.json, returns a table."""
+
+    def run_demo(out: Path, seed: int, progress: Callable[[str], None], config: Any) -> Any:
+        given.update(out=out, seed=seed, timeout=config.timeout)
+        progress("training")
+        out.mkdir()
+        (out / "summary.json").write_text('{"schema": 1, "n": 80}')
+        table = Table(("measure", "before", "grafted"), (("verified", "3 %", "61 %"),))
+        return SimpleNamespace(
+            table=table, report=out / "report.html", model=out / "grafted.onnx", spec=out / "property.vnnlib"
+        )
+
+    return run_demo
+
+
+def test_demo_prints_its_table_and_where_things_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(surebound.demo, "run_demo", faked_demo(given))
+    result = run("demo", "--out", tmp_path / "a", "--seed", 5, "--timeout", 2)
+    assert result.exit_code == 0
+    assert re.search(r"measure.*before.*grafted", result.stdout) and re.search(r"verified.*3 %.*61 %", result.stdout)
+    assert f"surebound verify {tmp_path / 'a' / 'grafted.onnx'} {tmp_path / 'a' / 'property.vnnlib'}" in result.stderr
+    assert given == {"out": tmp_path / "a", "seed": 5, "timeout": 2.0}
+    found = run("demo", "--out", tmp_path / "b", "--json")
+    assert json.loads(found.stdout) == {"schema": 1, "n": 80}
+    assert given["timeout"] == surebound.demo.DemoConfig().timeout
+
+
+@pytest.mark.parametrize("options", [["--dtype", "float64"], ["--memory", "4GB"], ["--device", "cuda"]])
+def test_demo_refuses_options_that_it_does_not_follow(tmp_path: Path, options: list[str]) -> None:
+    result = run("demo", "--out", tmp_path / "out", *options)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert f"leave out {options[0]}" in result.stderr
+    assert not (tmp_path / "out").exists()

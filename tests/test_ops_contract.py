@@ -73,7 +73,9 @@ class Sample:
             Node(f"n{i}", "input" if o.batched else "parameter", (), {}, o.shape, o.batched)
             for i, o in enumerate(self.operands)
         ]
-        dtype = next((o.value.dtype for o in self.operands if o.value is not None and o.value.is_floating_point()), None)
+        dtype = next(
+            (o.value.dtype for o in self.operands if o.value is not None and o.value.is_floating_point()), None
+        )
         values = [torch.ones(2, *o.shape, dtype=dtype) if o.batched else o.value for o in self.operands]
         shape = result_shape(self.op, nodes, [value for value in values if value is not None], self.attrs)
         return Site(Node("y", self.op, tuple(node.name for node in nodes), self.attrs, shape), tuple(nodes))
@@ -141,12 +143,22 @@ def coin(*shape: int) -> Tensor:
     return randn(*shape) > 0
 
 
-def conv_attrs(stride: int | tuple[int, int] = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> dict[str, Any]:
-    pair: Callable[[Any], tuple[int, int]] = lambda v: v if isinstance(v, tuple) else (v, v)  # noqa: E731
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def conv_attrs(
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> dict[str, Any]:
     return {"stride": pair(stride), "padding": pair(padding), "dilation": pair(dilation), "groups": groups}
 
 
-def pool_attrs(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], **more: Any) -> dict[str, Any]:
+def pool_attrs(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], **more: bool | tuple[int, int]
+) -> dict[str, Any]:
     return {"kernel": kernel, "stride": stride, "padding": padding, **more}
 
 
@@ -251,6 +263,8 @@ SAMPLES: list[Sample] = [
     Sample("maximum", (X, fixed(randn(3)))),
     Sample("minimum", (fixed(randn(2, 3)), X)),
     Sample("minimum", (moving(2, 1), moving(1, 3))),
+    Sample("maximum", (moving(3), X)),
+    Sample("minimum", (moving(3), fixed(randn(2, 1)))),
 ]
 AFFINE = [sample for sample in SAMPLES if sample.affine]
 RELAXED = [sample for sample in SAMPLES if sample.relaxed]
@@ -469,9 +483,7 @@ def grid(sample: Sample, box: Interval, count: int = 81) -> Tensor:
 
 def lines_at(sample: Sample, box: Interval, free: Tensor, x: Tensor) -> tuple[Tensor, Tensor, float]:
     """Both lines [G, S, n, *shape] at points [G, n, *shape], and the size of the numbers in them."""
-    lines = relaxation(sample).lines(
-        sample.site, sample.values, box.lower.unsqueeze(1), box.upper.unsqueeze(1), free
-    )
+    lines = relaxation(sample).lines(sample.site, sample.values, box.lower.unsqueeze(1), box.upper.unsqueeze(1), free)
     a, b, c, d = (part.unsqueeze(2) for part in lines)
     at = x.unsqueeze(1)
     return a * at + b, c * at + d, scale_of(a * at, b, c * at, d)
@@ -609,15 +621,16 @@ def test_lines_have_finite_gradients(sample: Sample, kind: str, dtype: torch.dty
 
 @each([sample for sample in RELAXED if sample not in SMOOTH])
 def test_gradients_of_lines_are_their_derivatives(sample: Sample) -> None:
-    check_derivatives(sample)
+    check_derivatives(sample, step=1e-6, tolerance=1e-5)
 
 
 @each(SMOOTH)
 def test_gradients_of_tangents_and_chords_are_their_derivatives(sample: Sample) -> None:
-    check_derivatives(sample)
+    """A tangent found by bisection is known to a few digits, so the differences are taken far apart."""
+    check_derivatives(sample, step=1e-3, tolerance=1e-2)
 
 
-def check_derivatives(sample: Sample) -> None:
+def check_derivatives(sample: Sample, step: float, tolerance: float) -> None:
     """Central differences of all four parts of the lines in the box's ends and the free values."""
     (box,) = boxes_at(sample, "ordinary")
     free = relaxation(sample).project(torch.rand_like(start_free(sample, box)) * 0.8 + 0.1)
@@ -629,14 +642,13 @@ def check_derivatives(sample: Sample) -> None:
 
     leaves = [value.clone().requires_grad_() for value in (*box, free)]
     gradients = torch.autograd.grad(loss(*leaves), leaves, allow_unused=True)
-    step = 1e-6
     for i, gradient in enumerate(gradients):
         move = torch.randn_like(leaves[i])
         ahead, behind = ([*(leaf.detach() for leaf in leaves)] for _ in range(2))
         ahead[i], behind[i] = ahead[i] + step * move, behind[i] - step * move
         slope = float(loss(*ahead) - loss(*behind)) / (2 * step)
         found = 0.0 if gradient is None else float((gradient * move).sum())
-        assert found == pytest.approx(slope, rel=1e-5, abs=1e-6)
+        assert found == pytest.approx(slope, rel=tolerance, abs=tolerance / 10)
 
 
 # --- transposes --------------------------------------------------------------------------------------------------

@@ -262,9 +262,7 @@ def test_casting_to_float32(kind: str, scale: float) -> None:
     torch.testing.assert_close(cast.upper.double(), made.region.upper, rtol=3e-7, atol=3e-7 * scale)
     rows = random_rows((4,))
     single = Dense(rows.dense().float())
-    torch.testing.assert_close(
-        cast.minimise(single).double(), made.region.minimise(rows), rtol=1e-5, atol=3e-5 * scale
-    )
+    torch.testing.assert_close(cast.minimise(single).double(), made.region.minimise(rows), rtol=1e-5, atol=3e-5 * scale)
     same = made.region.to(torch.float64)
     assert torch.equal(same.lower, made.region.lower)
     assert torch.equal(same.upper, made.region.upper)

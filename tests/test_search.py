@@ -284,3 +284,17 @@ def test_mixing_finds_the_farkas_combination() -> None:
     value, _ = combined(weights, a, b, lower, upper)
     assert float(weights.sum()) == pytest.approx(1.0)
     assert float(value) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_mixing_is_never_worse_than_the_best_atom() -> None:
+    """Atoms of very different size on a tiny box: one is positive, and that is enough."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(50, 6, 4, generator=generator, dtype=F64)
+    b = torch.tensor([-1.4, -15.6, -29.6, 0.04, -0.97, -17.8], dtype=F64).expand(50, 6)
+    lower = torch.zeros(50, 4, dtype=F64)
+    upper = lower + 1e-8
+    real = torch.ones(50, 6, dtype=torch.bool)
+    spread = (a.abs() * 1e-8).sum(2)
+    weights = best_weights(a, b, lower, upper, spread, real)
+    value, _ = combined(weights, a, b, lower, upper)
+    assert (value > 0).all()

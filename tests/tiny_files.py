@@ -43,8 +43,8 @@ def write_model(
 
 def forward(x: Sequence[float]) -> NDArray[np.float64]:
     """The outputs of the model with default weights, in float64."""
-    hidden = np.maximum(W1.astype(float) @ np.asarray(x, float) + B1, 0.0)
-    return W2.astype(float) @ hidden + B2
+    w1, b1, w2, b2 = (values.astype(np.float64) for values in (W1, B1, W2, B2))
+    return w2 @ np.maximum(w1 @ np.asarray(x, np.float64) + b1, 0.0) + b2
 
 
 def write_spec(

@@ -13,11 +13,13 @@ from surebound.regions import Region
 
 @dataclass(frozen=True)
 class Descent:
-    """steps: gradient steps per restart. stride: first step as a fraction of the region's radius, halved
-    twice along the way. restarts: random starting points per region."""
+    """steps: gradient steps per restart. stride, final: first and last step as fractions of the region's
+    radius, geometric in between. restarts: random starting points per region.
+    """
 
-    steps: int = 40
+    steps: int = 100
     stride: float = 0.5
+    final: float = 0.002
     restarts: int = 20
 
 
@@ -30,17 +32,24 @@ def worst_row(outputs: Tensor, spec: Tensor, threshold: Tensor, real: Tensor) ->
     return torch.where(real.unsqueeze(1), slack, torch.full_like(slack, -torch.inf)).amax(-1)
 
 
+def hinge(outputs: Tensor, spec: Tensor, threshold: Tensor, real: Tensor) -> Tensor:
+    """What is descended: the sum over real rows of max(c y - t, 0), [G, n]; shapes as in `worst_row`."""
+    slack = torch.einsum("gnm,gsm->gns", outputs, spec) - threshold.unsqueeze(1)
+    return torch.where(real.unsqueeze(1), slack.clamp(min=0), torch.zeros_like(slack)).sum(-1)
+
+
 def pgd(
     network: Callable[[Tensor], Tensor],
     region: Region,
+    objective: Callable[[Tensor], Tensor],
     distance: Callable[[Tensor], Tensor],
     starts: Tensor,
     descent: Descent,
     stop: Callable[[], bool],
 ) -> tuple[Tensor, Tensor]:
-    """Minimise `distance` of the network's outputs over the region.
+    """Descend `objective` of the network's outputs over the region until `distance` is at most 0.
 
-    network: [N, *shape] -> [N, m]. distance: [G, n, m] -> [G, n], <= 0 where violated. starts [G, n, *shape].
+    network: [N, *shape] -> [N, m]. objective, distance: [G, n, m] -> [G, n]. starts [G, n, *shape].
     Returns the best points [G, n, *shape] and their distances [G, n]. Ends early when every region has a
     violation or `stop()` says so.
     """
@@ -51,13 +60,15 @@ def pgd(
     for step in range(descent.steps + 1):
         x = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            value = distance(network(x.flatten(0, 1)).reshape(groups, count, -1))
-        found = value.detach() < best
-        best = torch.where(found, value.detach(), best)
+            outputs = network(x.flatten(0, 1)).reshape(groups, count, -1)
+            loss = objective(outputs).sum()
+        value = distance(outputs.detach())
+        found = value < best
+        best = torch.where(found, value, best)
         best_x = torch.where(found.reshape(groups, count, *([1] * len(region.shape))), x.detach(), best_x)
         if step == descent.steps or bool((best <= 0).any(1).all()) or stop():
             break
-        (gradient,) = torch.autograd.grad(value.sum(), x)
-        scale = descent.stride * 0.5 ** (3 * step // max(1, descent.steps))
+        (gradient,) = torch.autograd.grad(loss, x)
+        scale = descent.stride * (descent.final / descent.stride) ** (step / max(1, descent.steps - 1))
         x = region.project(x.detach() - scale * half * gradient.sign())
     return best_x, best

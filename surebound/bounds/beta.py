@@ -49,9 +49,7 @@ class Splits:
 
     def at(self, groups: Tensor) -> Splits:
         """The splits of some groups."""
-        return Splits(
-            self.names, self.node[groups], self.index[groups], self.threshold[groups], self.sign[groups]
-        )
+        return Splits(self.names, self.node[groups], self.index[groups], self.threshold[groups], self.sign[groups])
 
     def clamp(self, boxes: Mapping[str, Interval]) -> dict[str, Interval]:
         """The boxes cut by the splits; a box may become empty (lower > upper) for infeasible groups."""

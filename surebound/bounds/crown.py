@@ -23,6 +23,7 @@ from surebound.linear.maps import Dense, LinearMap, Rows
 from surebound.ops.record import Interval, Lines
 from surebound.regions import Box, Region
 
+
 @dataclass(frozen=True)
 class Context:
     """A query made ready: the plan, the unperturbed values, regions by root."""

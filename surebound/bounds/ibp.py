@@ -27,10 +27,9 @@ def unperturbed(plan: Plan, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for node in graph.nodes:
         if node.op == "parameter":
             values[node.name] = params[node.name]
-        elif node.name not in plan.steps and node.name not in plan.roots:
-            if all(name in values for name in node.inputs) and node.op != "input":
-                site = Site(node, graph.operands(node))
-                values[node.name] = graph.ops[node.op].forward(site, *(values[name] for name in node.inputs))
+        elif node.op != "input" and node.name not in plan.steps and all(name in values for name in node.inputs):
+            site = Site(node, graph.operands(node))
+            values[node.name] = graph.ops[node.op].forward(site, *(values[name] for name in node.inputs))
     return values
 
 

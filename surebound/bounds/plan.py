@@ -9,7 +9,6 @@ from surebound.errors import UnsupportedOp
 from surebound.graph.ir import Graph, Node, Site
 from surebound.ops.record import Op, Relaxation
 
-
 ELEMENTWISE = frozenset({"add", "sub", "neg", "mul", "div", "batch_norm", "reshape", "transpose", "slice", "gather"})
 """Affine ops of one perturbed operand whose results each depend on a single value of it."""
 

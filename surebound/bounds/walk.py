@@ -62,9 +62,7 @@ def lines_of(step: Step, values: Mapping[str, Tensor], box: Interval, free: Tens
 
 def fixed_operands(step: Step, values: Mapping[str, Tensor]) -> list[Tensor | None]:
     """Operand values of a step, None for the perturbed."""
-    return [
-        None if moves else values[name] for name, moves in zip(step.site.node.inputs, step.perturbed, strict=True)
-    ]
+    return [None if moves else values[name] for name, moves in zip(step.site.node.inputs, step.perturbed, strict=True)]
 
 
 def walk(
@@ -78,7 +76,8 @@ def walk(
 ) -> Walked:
     """Walk `rows` over `start` back to the roots.
 
-    lines None: stop at non-affine steps, whose rows are returned among the roots. addends: by node, joined to the coefficients when the node is reached. keep: nodes whose coefficients
+    lines None: stop at non-affine steps, whose rows are returned among the roots.
+    addends: by node, joined to the coefficients when the node is reached. keep: nodes whose coefficients
     are wanted.
     """
     pending: dict[str, LinearMap] = {start: rows}

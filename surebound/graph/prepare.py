@@ -9,7 +9,8 @@ from surebound.graph.passes import expand_max, fuse_biases, recognise_grafts, si
 
 def prepare(graph: Graph) -> Graph:
     """The same network in the form the bounds like best: no reshapes in the way, grafts and maxima explicit,
-    biases inside their linear nodes."""
+    biases inside their linear nodes.
+    """
     for rewrite in (recognise_grafts, expand_max, sink_reshapes, fuse_biases):
         graph = check(rewrite(graph))
     return graph

@@ -18,7 +18,8 @@ from surebound.graph.ir import Node, Site
 from surebound.linear.maps import Dense, LinearMap, Rows
 from surebound.ops.affine import norm_scale
 
-Pulled = tuple[list[LinearMap | None], Tensor | None]
+Maps = Sequence[LinearMap | None]
+Pulled = tuple[Maps, Tensor | None]
 """One map per operand (None where it is not perturbed) and the constant A f(0) [G, S], None for zero."""
 
 Values = Sequence[Tensor | None]
@@ -58,7 +59,7 @@ def transpose(site: Site, forward: Forward, values: Values, rows: LinearMap) -> 
             full[i] = operand
         return forward(site, *full)
 
-    _, back = torch.func.vjp(of_moving, *(spread[i] for i in moving))
+    back = torch.func.vjp(of_moving, *(spread[i] for i in moving))[1]
     gradients = back(rows.dense().reshape(groups * count, *site.shape))
     maps: list[LinearMap | None] = [None] * len(values)
     for i, gradient in zip(moving, gradients, strict=True):
@@ -116,9 +117,7 @@ def pull_conv2d(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
         - a["dilation"][i] * (weight.shape[2 + i] - 1) - 1
         for i in (0, 1)
     ]  # fmt: skip
-    pulled = F.conv_transpose2d(
-        dense, weight, None, a["stride"], a["padding"], missing, a["groups"], a["dilation"]
-    )
+    pulled = F.conv_transpose2d(dense, weight, None, a["stride"], a["padding"], missing, a["groups"], a["dilation"])
     added = None if bias is None else (dense.sum((2, 3)) @ bias).reshape(rows.rows)
     return [Dense(pulled.reshape(*rows.rows, *into))] + [None] * (len(values) - 1), added
 

@@ -93,10 +93,9 @@ def status_of(outcome: Outcome) -> Status:
     return "falsified" if isinstance(outcome.verdict, Falsified) else "unknown"
 
 
-def shares(judged: Sequence[Judged]) -> dict[Status, float]:
+def shares(judged: Sequence[Judged]) -> dict[str, float]:
     """The fraction of images by status; raises DataError without images."""
     if not judged:
         raise DataError("verified accuracy needs at least one image")
     counts = Counter(item.status for item in judged)
-    statuses: tuple[Status, ...] = ("verified", "unknown", "falsified", "wrong")
-    return {status: counts[status] / len(judged) for status in statuses}
+    return {status: counts[status] / len(judged) for status in ("verified", "unknown", "falsified", "wrong")}

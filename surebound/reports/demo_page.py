@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +14,16 @@ from surebound.reports.figures import image_strip, proven_over_time, verdict_bar
 from surebound.reports.html import Code, Heading, Part, Picture, Quote, Text, page
 from surebound.reports.table import Table, duration, percent
 from surebound.search.verdict import Falsified, Outcome, Verified
+
+TITLES: Mapping[str, str] = MappingProxyType(
+    {"dense": "before", "grafted": "after grafting", "pruned": "after pruning"}
+)
+"""What a reader calls the networks."""
+
+VERDICTS: Mapping[str, str] = MappingProxyType(
+    {"unsat": "unsat (there is no counterexample)", "sat": "sat (there is one)"}
+)
+"""The commonest verdicts with their meaning."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ def measures_table(networks: Sequence[NetworkReport], timeout: float) -> Table:
         ("Time per image", *(duration(network.seconds) for network in networks)),
     )
     stressed = frozenset(place for place, network in enumerate(networks, start=1) if network.name == "grafted")
-    return Table(("", *(network.name for network in networks)), rows, emphasis=stressed)
+    return Table(("", *(TITLES[network.name] for network in networks)), rows, emphasis=stressed)
 
 
 def moved(before: float, after: float, n: int) -> str:
@@ -129,11 +140,13 @@ def conclusion(networks: Sequence[NetworkReport]) -> str:
 
 def demo_plots(judged: Mapping[str, Sequence[Judged]], image: ImageReport, timeout: float) -> dict[str, bytes]:
     """The page's figures as PNG, by name."""
-    times = {name: [item.seconds for item in found if item.status == "verified"] for name, found in judged.items()}
+    times = {
+        TITLES[name]: [item.seconds for item in found if item.status == "verified"] for name, found in judged.items()
+    }
     count = max(len(found) for found in judged.values())
     titles = ["the image", "all darker", "all lighter", *["at random"] * len(image.pixels)][: len(image.pixels)]
     return {
-        "verdicts": verdict_bars({name: shares(found) for name, found in judged.items()}),
+        "verdicts": verdict_bars({TITLES[name]: shares(found) for name, found in judged.items()}),
         "time": proven_over_time(times, count, timeout),
         "image": image_strip([np.asarray(pixels.numpy(), float) for pixels in image.pixels], titles),
     }
@@ -170,15 +183,15 @@ def demo_page(
         Text(f"That is the grafted network. The network before grafting: {lowered(image.before)}"),
         Text(
             "The grafted network and this property also lie beside this page as files that any VNN-COMP tool reads. "
-            f"Read back and decided again, they gave: {image.verdict}."
+            f"Read back and decided again, they gave: {VERDICTS.get(image.verdict, image.verdict)}."
         ),
         Code("surebound verify grafted.onnx property.vnnlib"),
         Heading("What was done"),
         Text(
-            f"A small convolutional network was trained against adversarial images that differ by up to {setting.eps:g} "
-            f"in each pixel (pixels lie between 0 and 1). It has {neurons:,} ReLU neurons. A neuron is unstable for an "
-            "image when a verifier cannot tell whether it is active for all allowed changes; each one may double the "
-            "number of cases a proof has to look at."
+            "A small convolutional network was trained against adversarial images that differ by up to "
+            f"{setting.eps:g} in each pixel (pixels lie between 0 and 1). It has {neurons:,} ReLU neurons. A neuron is "
+            "unstable for an image when a verifier cannot tell whether it is active for all allowed changes; each one "
+            "may double the number of cases a proof has to look at."
         ),
         Text(
             f"Grafting replaced {100 * setting.ratio:.0f} % of the neurons, those that are often unstable and matter "
@@ -188,8 +201,8 @@ def demo_page(
         ),
         Text(
             f"All numbers in the table are measured on the same {n} test images, which played no part in training or "
-            "in choosing neurons or epochs. "
-            "Proofs are checked in 64-bit arithmetic, counterexamples by running the network. "
+            "in choosing neurons or epochs. Time and sub-problems are means over the images that the network got "
+            "right; proofs are checked in 64-bit arithmetic, counterexamples by running the network. "
             f"The whole run took {duration(setting.seconds)}."
         ),
     ]

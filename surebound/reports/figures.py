@@ -56,7 +56,7 @@ def proven_over_time(seconds: Mapping[str, Sequence[float]], count: int, limit: 
 
     seconds[network]: the times of the images that were proven.
     """
-    figure = _figure(7.2, 3.0)
+    figure = _figure(7.2, 2.6)
     axes = figure.subplots()
     for colour, (name, times) in zip(LINES, seconds.items(), strict=False):
         ordered = np.sort(np.asarray(times, float))
@@ -65,10 +65,10 @@ def proven_over_time(seconds: Mapping[str, Sequence[float]], count: int, limit: 
         axes.step(1000 * x, y, where="post", color=colour, linewidth=2, label=name)
     axes.set_xlabel("time allowed per image (ms)")
     axes.set_ylabel("% of the test images proven")
-    axes.set_ylim(0, 100)
+    axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     _plain(axes, grid="both")
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="best")
     return _png(figure)
 
 

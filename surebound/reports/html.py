@@ -25,7 +25,7 @@ th, td { padding: .5rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { color: var(--faint); font-weight: 600; border-bottom: 2px solid var(--ink); }
 tbody th { font-weight: 400; }
-.stress { color: var(--good); font-weight: 650; }
+.stress { font-weight: 650; background: var(--soft); }
 thead .stress { color: var(--ink); }
 figure { margin: 1.4rem 0; }
 figure img { max-width: 100%; height: auto; display: block; }

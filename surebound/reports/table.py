@@ -37,11 +37,11 @@ def in_terminal(table: Table) -> RichTable:
 
 def percent(share: float, count: int) -> str:
     """A fraction of `count` things, as precise as they allow: "62 %" of 100, "62.5 %" of 1000."""
-    return f"{100 * share:.0f} %" if count <= 100 else f"{100 * share:.1f} %"
+    return f"{100 * share:.{0 if count <= 100 else 1}f}\N{NO-BREAK SPACE}%"
 
 
 def duration(seconds: float) -> str:
     """Milliseconds below a second, else seconds, two or three digits."""
     if seconds < 0.9995:
-        return f"{1000 * seconds:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"
+        return f"{1000 * seconds:.0f}\N{NO-BREAK SPACE}ms"
+    return f"{seconds:.{1 if seconds < 100 else 0}f}\N{NO-BREAK SPACE}s"

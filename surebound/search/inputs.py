@@ -24,6 +24,12 @@ from surebound.search.neurons import cut_region
 from surebound.search.problem import Problem
 from surebound.search.tree import Forest
 
+CACHED = 1 << 20
+"""Coefficients per walk."""
+
+ROUNDING = 1e-5
+"""Bounds this close to 0, relative to the numbers they are the sum of, are computed again in float64."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -40,6 +46,12 @@ class Linear:
         return self.a, self.b, self.lower, self.upper
 
 
+def magnitude(found: Linear, weights: Tensor) -> Tensor:
+    """Size of the terms that cancel in the combined bounds, [N]."""
+    reach = torch.maximum(found.lower.abs(), found.upper.abs()).unsqueeze(1)
+    return (weights * ((found.a.abs() * reach).sum(2) + found.b.abs())).sum(1).double()
+
+
 class InputEngine:
     """CROWN with CROWN intermediates on sub-boxes."""
 
@@ -50,9 +62,9 @@ class InputEngine:
 
     @property
     def batch(self) -> int:
-        width = self.problem.widest
-        per_group = 2 * self.problem.neurons * width
-        return int(min(2048, max(8, (1 << 27) // (1 + per_group))))
+        """As many boxes as keep the rows of one walk within a core's cache (measured best on small networks)."""
+        widest = max((step.site.node.numel for step in self.problem.plan.relaxed), default=1)
+        return int(min(2048, max(32, CACHED // (2 * widest * self.problem.widest))))
 
     def linear(self, splits: Splits, root: Tensor, dtype: torch.dtype) -> Linear:
         """Linear lower bounds of every atom over the sub-boxes."""
@@ -76,7 +88,7 @@ class InputEngine:
             weights = self.weights(found, real)
             value, point = combined(weights, found.a, found.b, found.lower, found.upper)
             lower = value.double()
-            likely = (lower > 0).nonzero().squeeze(1)
+            likely = (lower > -ROUNDING * magnitude(found, weights)).nonzero().squeeze(1)
             if len(likely):
                 exact = self.linear(splits.at(likely), root[likely], torch.float64)
                 lower[likely] = combined(weights[likely].double(), *exact.parts)[0]

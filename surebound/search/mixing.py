@@ -21,14 +21,16 @@ def combined(weights: Tensor, a: Tensor, b: Tensor, lower: Tensor, upper: Tensor
 
 
 def best_weights(a: Tensor, b: Tensor, lower: Tensor, upper: Tensor, scale: Tensor, real: Tensor) -> Tensor:
-    """Weights [N, K] on the simplex that make `combined` large, starting from equal shares of s_k / scale_k.
+    """Weights [N, K] on the simplex that make `combined` large: the best single atom, or what mirror ascent
+    finds from equal shares of s_k / scale_k, whichever is better.
 
     scale [N, K] > 0 makes the atoms commensurable; padded atoms (real False) get weight 0.
     """
     a, b = a / scale.unsqueeze(2), b / scale
     logits = torch.where(real, torch.zeros_like(b), -torch.inf)
-    best_value = torch.full_like(b[:, 0], -torch.inf)
-    best = torch.softmax(logits, 1)
+    alone = torch.where(a > 0, a * lower.unsqueeze(1), a * upper.unsqueeze(1)).sum(2) + b
+    best_value, first = torch.where(real, alone, -torch.inf).max(1)
+    best = torch.nn.functional.one_hot(first, b.shape[1]).to(b.dtype)
     for step in range(ROUNDS):
         weights = torch.softmax(logits, 1)
         value, point = combined(weights, a, b, lower, upper)

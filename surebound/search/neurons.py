@@ -228,13 +228,9 @@ class NeuronEngine:
 
     def unsplit(self, count: int) -> Choice:
         """No split."""
-        return Choice(
-            np.zeros(count, np.int16), np.zeros(count, np.int32), np.zeros(count), np.zeros(count, np.bool_)
-        )
+        return Choice(np.zeros(count, np.int16), np.zeros(count, np.int32), np.zeros(count), np.zeros(count, np.bool_))
 
-    def choose(
-        self, batch: Batch, splits: Splits, values: Values, reached: Mapping[str, Tensor]
-    ) -> Choice:
+    def choose(self, batch: Batch, splits: Splits, values: Values, reached: Mapping[str, Tensor]) -> Choice:
         """The split of each sub-problem: the candidate whose worse child is bounded best."""
         names, scores, thresholds = all_neuron_scores(batch.ctx, batch.boxes, reached, values.free)
         sizes = [score.shape[1] for score in scores]

@@ -19,8 +19,8 @@ from surebound.search.problem import Problem
 from surebound.search.tree import Forest
 from surebound.search.verdict import Unknown
 
-TryPoints = Callable[[NDArray[np.int64], Tensor], None]
-"""Look for witnesses: roots [N] and points [N, *shape], one each."""
+TryPoints = Callable[[NDArray[np.int64], Tensor], NDArray[np.float64]]
+"""Look for witnesses: roots [N] and points [N, *shape], one each; returns how far each is from a violation."""
 
 
 @dataclass(frozen=True)
@@ -56,35 +56,42 @@ class Pool:
         return waiting[keep]
 
     def pick(self, waiting: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The sub-problems with the lowest bounds that share the first one's engine, and the rest."""
+        """The most urgent sub-problems that share the first one's engine, and the rest."""
         names = self.engine_of[self.forest["root"][waiting]]
         at = np.flatnonzero(names == names[0])
-        size = self.engines[names[0]].batch
+        size = self.engines[str(names[0])].batch
         if len(at) > size:
-            at = at[np.sort(np.argpartition(self.forest["lower"][waiting[at]], size)[:size])]
+            at = at[np.sort(np.argpartition(self.forest["priority"][waiting[at]], size)[:size])]
         return waiting[at], np.delete(waiting, at)
 
     def step(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bound a batch, try its points on the network, split what stays open; returns the children."""
         roots = self.forest["root"][batch]
-        engine = self.engines[self.engine_of[roots[0]]]
+        engine = self.engines[str(self.engine_of[roots[0]])]
         with self.ledger.charge("search", roots, engine.name):
             found = engine.bound(batch)
             engine.release(self.forest["slot"][batch])
             self.forest.columns["lower"][batch] = np.where(found.proven, found.lower, -np.inf)
             self.ledger.close(roots[found.proven], found.lower[found.proven])
             unproven = np.flatnonzero(~found.proven)
+            priority = found.lower.copy()
             if self.try_points is not None and len(unproven):
-                self.try_points(roots[unproven], found.points[unproven])
+                priority[unproven] = self.try_points(roots[unproven], found.points[unproven])
             stuck = unproven[~found.choice.possible[unproven]]
             self.ledger.end(roots[stuck], Unknown("a sub-problem cannot be split any further"))
             alive = ~found.proven & self.ledger.undecided(roots)
             dead = found.slot[~found.proven & ~alive]
             engine.release(np.concatenate([dead, dead]))
-            return self.split(batch, found, alive)
+            return self.split(batch, found, alive, priority)
 
-    def split(self, batch: NDArray[np.int64], found: Bounded, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Two children for each sub-problem alive; they wait with their parent's bound as priority."""
+    def split(
+        self, batch: NDArray[np.int64], found: Bounded, alive: NDArray[np.bool_], priority: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Two children for each sub-problem alive.
+
+        They wait with their parent's bound and priority: how far its point is from a violation, so that a
+        witness, if there is one, is found early; all have to be closed for a proof in any order.
+        """
         if not alive.any():
             return np.empty(0, np.int64)
         parents = batch[alive].repeat(2)
@@ -100,4 +107,5 @@ class Pool:
             depth=self.forest["depth"][parents] + 1,
             slot=found.slot[alive].repeat(2),
             lower=np.where(np.isfinite(lower), lower, -np.inf),
+            priority=np.nan_to_num(priority[alive], nan=-np.inf).repeat(2),
         )

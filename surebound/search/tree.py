@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +25,12 @@ COLUMNS = {
     "sign": np.int8,
     "depth": np.int32,
     "lower": np.float64,
-    "block": np.int32,
+    "priority": np.float64,
     "slot": np.int32,
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tree:
     """The proof tree of one disjunct: rows in the order they were made, row 0 the root.
 
@@ -48,6 +49,9 @@ class Tree:
     lower: NDArray[np.float64]
     root_bound: str
 
+    def __repr__(self) -> str:
+        return f"Tree({len(self.parent)} rows, {len(self.leaves)} leaves, root by {self.root_bound})"
+
     @property
     def leaves(self) -> NDArray[np.int64]:
         """Rows without children."""
@@ -62,10 +66,10 @@ class Forest:
         self.size = 0
         self.columns = {name: np.empty(1024, dtype) for name, dtype in COLUMNS.items()}
 
-    def __getitem__(self, column: str) -> NDArray[np.generic]:
+    def __getitem__(self, column: str) -> NDArray[Any]:
         return self.columns[column][: self.size]
 
-    def append(self, **values: NDArray[np.generic] | int | float) -> NDArray[np.int64]:
+    def append(self, **values: NDArray[Any] | int | float) -> NDArray[np.int64]:
         """Add rows; scalars are repeated, missing columns are zero. Returns their positions."""
         count = max(len(v) for v in values.values() if isinstance(v, np.ndarray))
         while self.size + count > len(self.columns["parent"]):
@@ -107,6 +111,6 @@ class Forest:
         return Tree(
             self.names,
             np.where(parents >= 0, number[parents], -1),
-            *(self[name][rows].copy() for name in ("node", "index", "threshold", "sign", "lower")),  # pyright: ignore
+            *(self[name][rows].copy() for name in ("node", "index", "threshold", "sign", "lower")),
             root_bound=root_bound,
         )

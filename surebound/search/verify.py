@@ -1,7 +1,8 @@
 """`verify`: decide properties of one network, all of them in one pool of sub-problems.
 
 The order of work: CROWN at the roots; a gradient attack where that left something open (before it where
-CROWN costs far more than the attack); then branch and bound. Choices depend on counts and bounds, never on the clock; the clock only ends the work.
+CROWN costs far more than the attack); then branch and bound. Choices depend on counts and bounds, never on
+the clock; the clock only ends the work.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.attacks.pgd import Descent, pgd, worst_row
+from surebound.attacks.pgd import Descent, hinge, pgd, worst_row
 from surebound.bounds.alpha import Rates
 from surebound.bounds.crown import boxes_of, by_walk
 from surebound.bounds.memory import Memory, pieces
 from surebound.errors import OutOfMemory, UsageError
-from surebound.graph.ir import Graph, Original
 from surebound.graph.graph_original import GraphOriginal
+from surebound.graph.ir import Graph, Original
 from surebound.graph.prepare import prepare
 from surebound.linear.maps import Dense
 from surebound.ops.record import Interval
 from surebound.properties import Property, check_fits
-from surebound.regions import Box
+from surebound.regions import Box, Region
 from surebound.search.engine import confirmed
 from surebound.search.inputs import InputEngine
 from surebound.search.ledger import Ledger
@@ -50,6 +51,14 @@ LARGE = 10_000
 
 SAMPLES = 256
 """Random points per root that tell how far its atoms' bounds are from what the network does."""
+
+MOST_RESTARTS = 1000
+"""Starting points per root where the network is small enough for that many."""
+
+REFINED = 32
+"""Sub-problems per batch whose points are descended from."""
+
+REFINEMENT = Descent(steps=20, stride=0.1, final=0.001, restarts=1)
 
 NEAR = 1e-4
 """Candidates whose float32 distance from a violation is at most this are replayed on the original."""
@@ -235,43 +244,69 @@ def bound_roots(run: Run) -> tuple[dict[str, Interval], Tensor]:
 
 def attack(run: Run) -> None:
     """Projected gradient descent on every open root; the best points are replayed."""
-    of, ledger, roots, config = run.problem, run.ledger, run.problem.roots, run.config
+    of, ledger, config = run.problem, run.ledger, run.config
     generator = torch.Generator().manual_seed(config.seed)
-    dtype = torch.float32
+    activations = sum(step.site.node.numel for step in of.plan.steps.values())
+    restarts = max(config.descent.restarts, min(MOST_RESTARTS, (1 << 21) // max(1, activations)))
     for piece in pieces(len(open_ := ledger.roots_open()), AT_ONCE):
         here = open_[piece]
         here = here[ledger.undecided(here)]
         if not len(here):
             continue
-        at = torch.from_numpy(here)
-        region = roots.region.take(roots.within[at]).to(dtype)
-        spec, threshold, real = roots.spec[at].to(dtype), roots.threshold[at].to(dtype), roots.real[at]
+        region = run.problem.roots.region.take(run.problem.roots.within[torch.from_numpy(here)]).to(torch.float32)
         middle = ((region.lower + region.upper) / 2).unsqueeze(1)
-        starts = torch.cat([middle, region.sample(config.descent.restarts, generator)], 1)
-        deadline = time.monotonic() + ledger.left(here)
-
-        def distance(outputs: Tensor, s: Tensor = spec, t: Tensor = threshold, r: Tensor = real) -> Tensor:
-            return worst_row(outputs, s, t, r)
-
-        def expired(end: float = deadline) -> bool:
-            return time.monotonic() > end
-
+        starts = torch.cat([middle, region.sample(restarts, generator)], 1)
         with ledger.charge("attack", here):
-            points, distances = pgd(of.network, region, distance, starts, config.descent, expired)
-            best = distances.argmin(1)
-            try_points(run, here, points[torch.arange(len(at)), best])
+            descend(run, here, region, starts, config.descent)
 
 
-def try_points(run: Run, roots: NDArray[np.int64], points: Tensor) -> None:
-    """Evaluate one point per root; those near a violation are replayed on the original network."""
-    of, ledger = run.problem, run.ledger
+def descend(run: Run, here: NDArray[np.int64], region: Region, starts: Tensor, descent: Descent) -> None:
+    """Gradient descent from starts [len(here), n, *shape] of the given roots, and a replay of the best points."""
+    of, ledger, roots = run.problem, run.ledger, run.problem.roots
+    at = torch.from_numpy(here)
+    spec, threshold, real = roots.spec[at].float(), roots.threshold[at].float(), roots.real[at]
+    deadline = time.monotonic() + ledger.left(here)
+    points, distances = pgd(
+        of.network,
+        region,
+        lambda outputs: hinge(outputs, spec, threshold, real),
+        lambda outputs: worst_row(outputs, spec, threshold, real),
+        starts,
+        descent,
+        lambda: time.monotonic() > deadline,
+    )
+    replay_near(run, here, points[torch.arange(len(at)), distances.argmin(1)], distances.amin(1))
+
+
+def try_points(run: Run, roots: NDArray[np.int64], points: Tensor) -> NDArray[np.float64]:
+    """Evaluate one point per sub-problem; the nearest to a violation are refined by a short descent.
+
+    Returns the points' distances from a violation, [N].
+    """
+    of = run.problem
+    points = points.float()
     at = torch.from_numpy(np.asarray(roots, np.int64))
     with torch.no_grad():
         outputs = of.network(points).unsqueeze(1)
-        spec, threshold = of.roots.spec[at].to(points.dtype), of.roots.threshold[at].to(points.dtype)
+        spec, threshold = of.roots.spec[at].float(), of.roots.threshold[at].float()
         distance = worst_row(outputs, spec, threshold, of.roots.real[at]).squeeze(1)
-    order = distance.argsort()
-    for i in order[distance[order] <= NEAR].tolist():
+    nearest = distance.argsort()[:REFINED]
+    here = np.asarray(roots, np.int64)[nearest.numpy()]
+    if bool((distance[nearest] <= NEAR).any()):
+        replay_near(run, here, points[nearest], distance[nearest])
+    here_open = run.ledger.undecided(here)
+    if here_open.any():
+        keep = nearest[torch.from_numpy(here_open)]
+        region = of.roots.region.take(of.roots.within[at[keep]]).to(torch.float32)
+        descend(run, here[here_open], region, points[keep].unsqueeze(1), REFINEMENT)
+    return distance.double().numpy()
+
+
+def replay_near(run: Run, roots: NDArray[np.int64], points: Tensor, distances: Tensor) -> None:
+    """Replay on the original network the points [N, *shape] that are nearly or truly violations."""
+    of, ledger = run.problem, run.ledger
+    order = distances.argsort()
+    for i in order[distances[order] <= NEAR].tolist():
         root = int(roots[i])
         if not ledger.undecided(np.array([root]))[0]:
             continue

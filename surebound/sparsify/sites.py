@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -23,17 +23,20 @@ def recorded(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator
     """
     found: dict[str, Tensor] = {}
 
-    def note(name: str, value: Tensor) -> Tensor:
-        if name in found:
-            raise UsageError(
-                f"the activation module '{name}' runs more than once per forward pass, so its neurons are not "
-                "one set; give each place an activation module of its own"
-            )
-        found[name] = value
-        return value.clone()
+    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+            if name in found:
+                raise UsageError(
+                    f"the activation module '{name}' runs more than once per forward pass, so its neurons are not "
+                    "one set; give each place an activation module of its own"
+                )
+            found[name] = inputs[0]
+            return inputs[0].clone()
+
+        return note
 
     hooks = [
-        module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
+        module.register_forward_pre_hook(noting(name))
         for name, module in network.named_modules()
         if isinstance(module, kinds)
     ]

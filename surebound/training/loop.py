@@ -27,12 +27,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch was like: mean training loss, and the validation score that epochs are chosen by."""
+    """What one epoch was like: mean training loss, the score that epochs are chosen by, the schedule's last factor."""
 
     number: int
     loss: float
     score: float
-    rate: float
+    factor: float
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,7 @@ def all_neuron_scores(
                 total, where = score, at
             else:
                 where = torch.where(score > total, at, where)
-                total = torch.where(
-                    torch.isinf(total) | torch.isinf(score), torch.maximum(total, score), total + score
-                )
+                total = torch.where(torch.isinf(total) | torch.isinf(score), torch.maximum(total, score), total + score)
         if total is not None and where is not None:
             names.append(name)
             scores.append(total.flatten(1))

@@ -1,0 +1,1 @@
+"""The parts of `surebound.graph.torch_export.trace`: export, mapping by rules, comparison with the module."""
