@@ -23,7 +23,8 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/reference.py
+	$(BIN)/python benchmarks/verify.py --every 10 --timeout 10
 
 clean:
 	rm -rf $(VENV) demo-run .pytest_cache .ruff_cache .hypothesis build dist

@@ -61,6 +61,13 @@ class UnsupportedOp(SureboundError):
         )
 
 
+class OutOfTime(SureboundError):
+    """The time allowed ended in the middle of a step."""
+
+    exit_code = 0
+    verdict = "timeout"
+
+
 class OutOfMemory(SureboundError):
     """The work does not fit into the memory allowed, even in its smallest pieces."""
 

@@ -148,7 +148,7 @@ def test_all_neurons_grafted_is_an_affine_network_that_crown_bounds_exactly() ->
     (gradient,) = torch.autograd.grad(logits[0, 0] - logits[0, 1], leaf)
     corner = torch.where(gradient > 0, box.lower, box.upper)
     worst = affine(corner)
-    assert float(bounds.lower) == pytest.approx(float(worst[0, 0] - worst[0, 1]), abs=1e-9)
+    assert bounds.lower.item() == pytest.approx((worst[0, 0] - worst[0, 1]).item(), abs=1e-9)
     assert int(bounds.stats.unstable) == 0
 
 

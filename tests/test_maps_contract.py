@@ -111,14 +111,6 @@ def test_signed_scale_broadcasts_over_the_value(form: str, shape: tuple[int, ...
 
 
 @form_and_shape
-def test_signed_broadcasts_over_the_value(form: str, shape: tuple[int, ...]) -> None:
-    a, array = FORMS[form](shape)
-    pos, neg = (torch.randn(G, 1, *([1] * len(shape)), dtype=torch.float64) for _ in range(2))
-    close(a.signed(pos, neg), total(array.clamp(min=0) * pos + array.clamp(max=0) * neg))
-    close(a.dot(pos), total(array * pos))
-
-
-@form_and_shape
 def test_negated(form: str, shape: tuple[int, ...]) -> None:
     a, array = FORMS[form](shape)
     close(a.negated().dense(), -array)

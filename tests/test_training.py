@@ -223,9 +223,9 @@ def test_schedules() -> None:
 # ---------------------------------------------------------------- the loop
 
 
-def fitted(seed: int, epochs: int = 4) -> tuple[nn.Module, tuple[Epoch, ...]]:
-    network, data = digits_cnn(seed, (4, 6), 12), load_digits(0).train.first(256)
-    objective = FastAdversarial(0.05)
+def fitted(seed: int, epochs: int = 8) -> tuple[nn.Module, tuple[Epoch, ...]]:
+    network, data = digits_cnn(seed, (4, 6), 16), load_digits(0).train.first(256)
+    objective = FastAdversarial(0.02)
     group = Group(list(network.parameters()), 0.1, 5e-4)
     run = Run(epochs, 16, seed=seed)
     return network, train(network, data, objective, [group], run, lambda n: clean_accuracy(n, data))

@@ -20,7 +20,7 @@ class Descent:
     steps: int = 100
     stride: float = 0.5
     final: float = 0.002
-    restarts: int = 20
+    restarts: int = 5
 
 
 def worst_row(outputs: Tensor, spec: Tensor, threshold: Tensor, real: Tensor) -> Tensor:

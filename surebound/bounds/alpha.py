@@ -25,7 +25,7 @@ from surebound.bounds.crown import (
 from surebound.bounds.memory import Memory
 from surebound.bounds.query import Bounds, Query
 from surebound.bounds.walk import LinesOf, Walked, fixed_operands, lines_of, walk
-from surebound.linear.maps import Dense, LinearMap
+from surebound.linear.maps import Dense, LinearMap, merged
 from surebound.ops.record import Interval, Lines
 
 Free = dict[str, Tensor]
@@ -59,7 +59,7 @@ class Target:
         An atom with logit -inf has weight 0 (padding).
         """
         weights = torch.softmax(logits, 1)
-        flat = torch.bmm(weights.unsqueeze(1), self.spec.flatten(2))
+        flat = torch.bmm(weights.unsqueeze(1), merged(self.spec, 2))
         return Dense(flat.reshape(len(weights), 1, *self.spec.shape[2:])), -(weights * self.threshold).sum(1, True)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from surebound.bounds.walk import Addend
 from surebound.graph.ir import Graph
-from surebound.linear.maps import Dense
+from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
 
 
@@ -58,7 +58,7 @@ class Splits:
             name = self.names[k]
             box = boxes[name]
             here = self.node == k
-            lower, upper = box.lower.flatten(1), box.upper.flatten(1)
+            lower, upper = merged(box.lower, 1), merged(box.upper, 1)
             low = torch.where(here & (self.sign > 0), self.threshold, -torch.inf)
             high = torch.where(here & (self.sign < 0), self.threshold, torch.inf)
             at = torch.where(here, self.index, 0)

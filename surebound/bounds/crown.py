@@ -7,7 +7,7 @@ boxes are computed in topological order; only neurons that the boxes at hand lea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -18,20 +18,29 @@ from surebound.bounds.memory import Memory, chunked
 from surebound.bounds.plan import Plan, Step, plan
 from surebound.bounds.query import Bounds, Query, Stats
 from surebound.bounds.walk import LinesOf, fixed_operands, lines_of, walk
+from surebound.errors import SpecError
 from surebound.graph.ir import Node
-from surebound.linear.maps import Dense, LinearMap, Rows
+from surebound.linear.maps import Dense, LinearMap, Rows, merged
 from surebound.ops.record import Interval, Lines
 from surebound.regions import Box, Region
 
 
+def nothing() -> None:
+    """Nobody is waiting."""
+
+
 @dataclass(frozen=True)
 class Context:
-    """A query made ready: the plan, the unperturbed values, regions by root."""
+    """A query made ready: the plan, the unperturbed values, regions by root.
+
+    alive is called before every walk and may raise (OutOfTime) to end the work.
+    """
 
     plan: Plan
     values: Mapping[str, Tensor]
     regions: Mapping[str, Region]
     memory: Memory
+    alive: Callable[[], None] = nothing
 
     @property
     def groups(self) -> int:
@@ -50,6 +59,8 @@ def by_walk(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: Linea
 
 def context(query: Query, memory: Memory) -> Context:
     """Plan a query and evaluate what is not perturbed."""
+    if start_of(query) not in query.graph.ancestors(query.graph.outputs):
+        raise SpecError(f"rows are asked over '{start_of(query)}', which the outputs do not depend on")
     of = plan(query.graph, tuple(query.regions))
     return Context(of, unperturbed(of, query.params), query.regions, memory)
 
@@ -92,7 +103,7 @@ def owned(
     steps = (ctx.plan.steps.get(name) for name in ctx.plan.order(start))
     read = {step.site.node.inputs[0] for step in steps if step is not None and not step.affine}
     packed = {name: Interval(boxes[name].lower[owner], boxes[name].upper[owner]) for name in read}
-    return Context(ctx.plan, values, regions, ctx.memory), packed
+    return replace(ctx, values=values, regions=regions), packed
 
 
 def tightened(
@@ -117,6 +128,7 @@ def tightened(
     if len(union) * groups <= 1.3 * len(pairs):
 
         def bound(piece: slice) -> Tensor:
+            ctx.alive()
             index = union[piece].repeat(2).expand(groups, -1)
             value = torch.cat([sign.expand(index.shape[1] // 2), -sign.expand(index.shape[1] // 2)])
             rows = Rows(index, value.expand(groups, -1), shape)
@@ -125,11 +137,12 @@ def tightened(
 
         found = torch.cat(chunked(bound, len(union), max(1, fit // (2 * groups))), dim=2)
         at = union.expand(groups, -1)
-        better_lower = lower.scatter(1, at, found[:, 0])
-        better_upper = upper.scatter(1, at, -found[:, 1])
+        better_lower = torch.where(flags, lower.scatter(1, at, found[:, 0]), lower)
+        better_upper = torch.where(flags, upper.scatter(1, at, -found[:, 1]), upper)
     else:
 
         def bound_pairs(piece: slice) -> Tensor:
+            ctx.alive()
             owner, index = pairs[piece, 0], pairs[piece, 1]
             packed, packed_boxes = owned(ctx, boxes, name, owner)
             value = torch.cat([sign, -sign]).expand(len(owner), 2)
@@ -186,7 +199,7 @@ def stats(ctx: Context, boxes: Mapping[str, Interval]) -> Stats:
     neurons = sum(step.site.node.numel for step in ctx.plan.relaxed)
     unstable = torch.zeros(ctx.groups, dtype=torch.long)
     for step in ctx.plan.relaxed:
-        unstable = unstable + unstable_of(ctx, step, boxes).flatten(1).sum(1).cpu()
+        unstable = unstable + merged(unstable_of(ctx, step, boxes), 1).sum(1).cpu()
     return Stats(neurons, unstable)
 
 

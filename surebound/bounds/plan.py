@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from surebound.errors import UnsupportedOp
+from surebound.errors import SpecError, UnsupportedOp
 from surebound.graph.ir import Graph, Node, Site
 from surebound.ops.record import Op, Relaxation
 
@@ -80,8 +80,32 @@ class Plan:
         return [node.name for node in reversed(self.graph.nodes) if node.name in needed and node.name in moving]
 
 
+def check_roots(graph: Graph, roots: tuple[str, ...]) -> None:
+    """Every root is a node that can move, and every input is a root or behind one; else SpecError."""
+    for name in roots:
+        if name not in graph.by_name:
+            raise SpecError(
+                f"a region is given for '{name}', which is no node of the network; inputs are {graph.inputs}"
+            )
+        if graph[name].op == "parameter":
+            raise SpecError(f"a region is given for the parameter '{name}'; only inputs and computed nodes may move")
+    waiting, seen = list(graph.outputs), set(roots)
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if graph[name].op == "input":
+            raise SpecError(f"input '{name}' has no region; give one, a box of one point if it is fixed")
+        waiting.extend(graph[name].inputs)
+
+
 def plan(graph: Graph, roots: tuple[str, ...]) -> Plan:
-    """Plan passes over `graph` with perturbed `roots`; UnsupportedOp where no linear bound rule exists."""
+    """Plan passes over `graph` with perturbed `roots`.
+
+    Raises SpecError for regions that fit no node, UnsupportedOp where no linear bound rule exists.
+    """
+    check_roots(graph, roots)
     moving = graph.dependents(roots)
     needed = graph.ancestors(graph.outputs)
     steps: dict[str, Step] = {}

@@ -80,6 +80,9 @@ def walk(
     addends: by node, joined to the coefficients when the node is reached. keep: nodes whose coefficients
     are wanted.
     """
+    if start not in plan.steps and start not in plan.roots:
+        fixed = values[start]
+        return Walked({}, rows.dot(fixed.unsqueeze(1) if plan.graph[start].batched else fixed[None, None]), {})
     pending: dict[str, LinearMap] = {start: rows}
     constant = torch.zeros(rows.rows, dtype=rows.dtype, device=rows.device)
     at_roots: dict[str, LinearMap] = {}

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from surebound.errors import ModelError
+
 if TYPE_CHECKING:
     from surebound.ops.record import Op
 
@@ -86,6 +88,14 @@ class Original(Protocol):
         ...
 
 
+def only(names: tuple[str, ...], kind: str) -> str:
+    """The single name of a kind that a computation is about."""
+    if len(names) != 1:
+        listed = ", ".join(names) or "none"
+        raise ModelError(f"this needs a network with one {kind}, but it has {len(names)} ({listed})")
+    return names[0]
+
+
 @dataclass(frozen=True)
 class Graph:
     """A network: nodes in topological order, the names of its inputs and outputs.
@@ -117,15 +127,13 @@ class Graph:
 
     @property
     def input(self) -> Node:
-        """The only input node; graphs with several have to be asked by name."""
-        (name,) = self.inputs
-        return self.by_name[name]
+        """The only input node; ModelError when there are several."""
+        return self.by_name[only(self.inputs, "input")]
 
     @property
     def output(self) -> Node:
-        """The only output node."""
-        (name,) = self.outputs
-        return self.by_name[name]
+        """The only output node; ModelError when there are several."""
+        return self.by_name[only(self.outputs, "output")]
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

@@ -40,7 +40,7 @@ def infer_shape(
         torch.empty(
             (samples,) * operand.batched + operand.shape,
             dtype=torch.bool if operand.name in boolean else torch.float32,
-            device="meta",
+            device="cpu",
         )
         for operand in operands
     ]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 
-def flat(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """[a, b, *shape] -> [a, b, numel]."""
-    return value.reshape(value.shape[0], value.shape[1], -1) if shape else value.unsqueeze(-1)
+def merged(value: Tensor, lead: int) -> Tensor:
+    """All axes from `lead` on as one, of size 1 for a scalar: [*lead sizes, numel]."""
+    return value.reshape(*value.shape[:lead], -1)
 
 
 def contract(a: Tensor, v: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class LinearMap(ABC):
     def signed(self, pos: Tensor, neg: Tensor) -> Tensor:
         """Coefficients times `pos` where they are positive and `neg` elsewhere, summed: [G, S].
 
-        pos, neg: broadcastable to [G, S, *shape]. With pos = neg = v this is A v.
+        pos, neg: [G or 1, S or 1, *shape]. With pos = neg = v this is A v.
         """
 
     @abstractmethod
@@ -124,11 +124,9 @@ class Dense(LinearMap):
 
     def signed(self, pos: Tensor, neg: Tensor) -> Tensor:
         if pos is neg:
-            return contract(flat(self.coefficients, self.shape), flat(pos, self.shape))
+            return contract(merged(self.coefficients, 2), merged(pos, 2))
         up, down = self.halves
-        return contract(flat(up, self.shape), flat(pos, self.shape)) + contract(
-            flat(down, self.shape), flat(neg, self.shape)
-        )
+        return contract(merged(up, 2), merged(pos, 2)) + contract(merged(down, 2), merged(neg, 2))
 
     def signed_scale(self, pos: Tensor, neg: Tensor) -> LinearMap:
         if pos is neg:
@@ -137,7 +135,7 @@ class Dense(LinearMap):
         return Dense(torch.addcmul(up * pos, down, neg))
 
     def absdot(self, radius: Tensor) -> Tensor:
-        return contract(flat(self.coefficients.abs(), self.shape), flat(radius, self.shape))
+        return contract(merged(self.coefficients.abs(), 2), merged(radius, 2))
 
     def reshaped(self, shape: tuple[int, ...]) -> LinearMap:
         return Dense(self.coefficients.reshape(*self.rows, *shape))
@@ -173,7 +171,7 @@ class Rows(LinearMap):
     def pick(self, value: Tensor) -> Tensor:
         """The entries of a [G or 1, S or 1, *shape] tensor that the rows read: [G, S]."""
         groups, rows = self.rows
-        entries = flat(value, self.shape)
+        entries = merged(value, 2)
         if entries.shape[1] == 1:
             return entries[:, 0].expand(groups, -1).gather(1, self.index)
         return entries.expand(groups, rows, -1).gather(2, self.index.unsqueeze(-1)).squeeze(-1)

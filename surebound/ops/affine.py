@@ -166,9 +166,9 @@ def condition_fixed(perturbed: tuple[bool, ...]) -> bool:
 
 
 AFFINE = {
-    "linear": Op(linear_forward, lambda p: at_most_one(p[:2]), linear_interval),
+    "linear": Op(linear_forward, only_first, linear_interval),
     "matmul": Op(matmul_forward, at_most_one, matmul_interval),
-    "conv2d": Op(conv2d_forward, lambda p: at_most_one(p[:2]), conv2d_interval),
+    "conv2d": Op(conv2d_forward, only_first, conv2d_interval),
     "batch_norm": Op(batch_norm_forward, only_first, batch_norm_interval),
     "add": Op(add_forward, always, add_interval),
     "sub": Op(sub_forward, always, sub_interval),

@@ -47,10 +47,7 @@ def concat(site: Site, *values: Tensor) -> Tensor:
     batch = max((v.shape[0] for node, v in zip(site.operands, values, strict=True) if node.batched), default=None)
     if batch is None:
         return torch.cat(values, site.attrs["axis"])
-    parts = [
-        value if node.batched else value.expand(batch, *node.shape)
-        for node, value in zip(site.operands, values, strict=True)
-    ]
+    parts = [value.expand(batch, *node.shape) for node, value in zip(site.operands, values, strict=True)]
     return torch.cat(parts, site.attrs["axis"] + 1)
 
 

@@ -24,10 +24,11 @@ BISECTIONS = 24
 
 @dataclass(frozen=True)
 class SShape:
-    """An S-shaped function and its derivative; `f(x) + f(-x) = 2 f(0)`, convex for x < 0."""
+    """An S-shaped function, its first and second derivative; `f(x) + f(-x) = 2 f(0)`, convex for x < 0."""
 
     f: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
+    bend: Callable[[Tensor], Tensor]
 
 
 def earliest_tangent(curve: SShape, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,9 +50,23 @@ def earliest_tangent(curve: SShape, lower: Tensor, upper: Tensor) -> tuple[Tenso
     return high, exists
 
 
+def following(curve: SShape, start: Tensor, lower: Tensor) -> Tensor:
+    """The earliest tangent's position with its derivative by `lower`, by the implicit function theorem.
+
+    t(start, lower) = 0 as in `earliest_tangent`, so d start = -dt / (f''(start) (lower - start)); in a box
+    that is concave throughout the position is `lower` itself.
+    """
+    gap = curve.f(start) + curve.slope(start) * (lower - start) - curve.f(lower)
+    rate = (curve.bend(start) * (lower - start)).detach()
+    still = rate.abs() < 1e-12
+    change = -(gap - gap.detach()) / torch.where(still, torch.ones_like(rate), rate)
+    return torch.where(lower >= 0, lower, start + torch.where(still, torch.zeros_like(change), change))
+
+
 def upper_line(curve: SShape, lower: Tensor, upper: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """Slope and intercept of a line above the curve on [lower, upper]; free in [0, 1] places the tangent."""
     start, exists = earliest_tangent(curve, lower.detach(), upper.detach())
+    start = following(curve, start, lower)
     tangent_at = start + free * (upper - start)
     width = upper - lower
     tiny = width <= 1e-12 * (1 + upper.abs())
@@ -96,8 +111,18 @@ def tanh(site: Site, x: Tensor) -> Tensor:
     return torch.tanh(x)
 
 
-SIGMOID = SShape(torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x))
-TANH = SShape(torch.tanh, lambda x: 1 / torch.cosh(x.clamp(-300, 300)) ** 2)
+def sigmoid_slope(x: Tensor) -> Tensor:
+    """f' = f (1 - f), without cancellation."""
+    return torch.sigmoid(x) * torch.sigmoid(-x)
+
+
+def tanh_slope(x: Tensor) -> Tensor:
+    """f' = 1 / cosh^2, without overflow."""
+    return 4 * sigmoid_slope(2 * x)
+
+
+SIGMOID = SShape(torch.sigmoid, sigmoid_slope, lambda x: -sigmoid_slope(x) * torch.tanh(x / 2))
+TANH = SShape(torch.tanh, tanh_slope, lambda x: -2 * torch.tanh(x) * tanh_slope(x))
 
 SMOOTH = {
     "sigmoid": Op(sigmoid, never, monotone(sigmoid), relaxation(SIGMOID)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surebound.errors import SpecError
-from surebound.linear.maps import LinearMap, flat
+from surebound.linear.maps import LinearMap, merged
 from surebound.regions.region import Region
 
 BISECTIONS = 50
@@ -40,7 +40,7 @@ class LpBall(Region):
 
     def room(self, a: Tensor) -> Tensor:
         """How far each coordinate may move against the sign of a [G, S, n]."""
-        down, up = (self.centre - self.lower).flatten(1), (self.upper - self.centre).flatten(1)
+        down, up = merged(self.centre - self.lower, 1), merged(self.upper - self.centre, 1)
         return torch.where(a > 0, down.unsqueeze(1), up.unsqueeze(1))
 
     def multiplier(self, a: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class LpBall(Region):
 
         min a d >= sum_i min_{|d_i| <= room_i} (a_i d_i + mu d_i^2 / 2) - mu radius^2 / 2.
         """
-        a = flat(rows.dense(), self.shape)
+        a = merged(rows.dense(), 2)
         base = rows.dot(self.centre.unsqueeze(1))
         if self.p == 1:
             return base + (a * self.steps(a)).sum(-1)
@@ -86,22 +86,22 @@ class LpBall(Region):
         return base + inner - mu.squeeze(-1) * self.radius[:, None].square() / 2
 
     def minimiser(self, rows: LinearMap) -> Tensor:
-        step = self.steps(flat(rows.dense(), self.shape)).reshape(*rows.rows, *self.shape)
+        step = self.steps(merged(rows.dense(), 2)).reshape(*rows.rows, *self.shape)
         return self.project(self.centre.unsqueeze(1) + step)
 
     def project(self, x: Tensor) -> Tensor:
         """Clip to the limits, then shrink towards the centre until the norm fits."""
         clipped = torch.maximum(torch.minimum(x, self.upper.unsqueeze(1)), self.lower.unsqueeze(1))
         step = clipped - self.centre.unsqueeze(1)
-        size = flat(step, self.shape).norm(p=self.p, dim=-1)
-        shrink = (self.radius[:, None] / size.clamp(min=1e-300)).clamp(max=1)
+        size = merged(step, 2).norm(p=self.p, dim=-1)
+        shrink = (self.radius[:, None] / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1)
         return self.centre.unsqueeze(1) + step * shrink.reshape(*shrink.shape, *([1] * len(self.shape)))
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Directions uniform on the sphere (or simplex), radii uniform in volume, then projected."""
         noise = torch.randn(self.groups, count, *self.shape, dtype=self.centre.dtype, generator=generator)
         noise = noise.to(self.centre.device)
-        size = flat(noise, self.shape).norm(p=self.p, dim=-1).clamp(min=1e-300)
+        size = merged(noise, 2).norm(p=self.p, dim=-1).clamp(min=torch.finfo(noise.dtype).tiny)
         reach = torch.rand(self.groups, count, dtype=self.centre.dtype, generator=generator).to(size.device)
         scale = self.radius[:, None] * reach.sqrt() / size
         step = noise * scale.reshape(*scale.shape, *([1] * len(self.shape)))

@@ -16,7 +16,7 @@ from torch import Tensor
 from surebound.bounds.beta import Splits
 from surebound.bounds.crown import boxes_of, by_walk, caching_lines
 from surebound.bounds.walk import walk
-from surebound.linear.maps import Dense
+from surebound.linear.maps import Dense, merged
 from surebound.search.branching.scores import input_scores
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.mixing import best_weights, combined
@@ -76,8 +76,8 @@ class InputEngine:
         rows = Dense(problem.spec(root, dtype))
         walked = walk(ctx.plan, ctx.values, problem.output, rows, caching_lines(ctx, boxes))
         constant = walked.constant - problem.roots.threshold[root].to(dtype)
-        a = walked.roots[problem.input].dense().flatten(2)
-        return Linear(a, constant, region.lower.flatten(1), region.upper.flatten(1))
+        a = merged(walked.roots[problem.input].dense(), 2)
+        return Linear(a, constant, merged(region.lower, 1), merged(region.upper, 1))
 
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
         with torch.no_grad():

@@ -69,16 +69,24 @@ class Ledger:
         """Properties whose charge has reached the timeout are Unknown, unless nothing of them is open."""
         for prop in np.flatnonzero(self.charged >= self.timeout):
             if self.verdicts[prop] is None and not self.refuted(int(prop)):
-                self.verdicts[prop] = Unknown(f"not decided within {self.timeout:g} s", "timeout")
+                self.verdicts[prop] = Unknown(self.too_late, "timeout")
 
     def left(self, roots: NDArray[np.int64]) -> float:
         """Seconds that the properties of these roots may still spend, together."""
         props = np.unique(self.prop_of[roots])
         return float(np.maximum(self.timeout - self.charged[props], 0).sum())
 
+    @property
+    def too_late(self) -> str:
+        """The reason of a timeout."""
+        return f"not decided within {self.timeout:.3g} s"
+
     @contextmanager
     def charge(self, stage: str, roots: NDArray[np.int64], engine: str | None = None) -> Iterator[None]:
-        """Charge the time of the block to the properties of `roots`, by their number of rows."""
+        """Charge the block's time to the properties of `roots`, by their number of rows, and name its engine.
+
+        Outside the attack each row is a sub-problem bounded.
+        """
         props, counts = np.unique(self.prop_of[roots], return_counts=True)
         began = time.monotonic()
         try:
@@ -88,10 +96,10 @@ class Ledger:
             if len(props):
                 self.charged[props] += spent * counts / counts.sum()
                 self.seconds[stage][props] += spent
-            if engine is not None:
+            for prop in props if engine is not None else ():
+                self.engine[prop] = engine
+            if stage != "attack":
                 self.nodes[props] += counts
-                for prop in props:
-                    self.engine[prop] = engine
 
     def outcome(self, prop: int, verdict: Verdict) -> Outcome:
         """Everything known about one property."""

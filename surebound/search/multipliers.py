@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surebound.bounds.alpha import Free
+from surebound.linear.maps import merged
 
 
 class Multipliers:
@@ -46,7 +47,7 @@ class Multipliers:
         for name, value in free.items():
             index = self.unstable[name][case]
             kinds, groups, rows = value.shape[:3]
-            packed = value.flatten(3).gather(3, index[None, :, None].expand(kinds, groups, rows, -1)).half()
+            packed = merged(value, 3).gather(3, index[None, :, None].expand(kinds, groups, rows, -1)).half()
             self.free[name] = grown(self.free.get(name), (self.capacity, kinds, rows, index.shape[1]), torch.half)
             self.free[name][at] = packed.transpose(0, 1)
         rows, depth = beta.shape[1], beta.shape[2]
@@ -67,7 +68,7 @@ class Multipliers:
         for name, value in start.items():
             packed = self.free[name][slots].transpose(0, 1).to(value.dtype)
             index = self.unstable[name][case][None, :, None].expand(packed.shape)
-            full = value.flatten(3).expand(*packed.shape[:3], -1).scatter(3, index, packed)
+            full = merged(value, 3).expand(*packed.shape[:3], -1).scatter(3, index, packed)
             free[name] = full.reshape(*packed.shape[:3], *value.shape[3:])
         kept = self.beta[slots][:, :, : max(depth - 1, 0)]
         beta = torch.zeros(len(slots), kept.shape[1], depth)

@@ -19,7 +19,7 @@ from torch import Tensor
 from surebound.bounds.alpha import Free, Optimised, Rates, Target, initial_free, optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.crown import Context, boxes_of, by_walk, unstable_of
-from surebound.linear.maps import Dense
+from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
 from surebound.regions import Box, Region
 from surebound.search.branching.scores import all_neuron_scores, input_scores
@@ -68,7 +68,7 @@ def unstable_positions(problem: Problem, boxes: Mapping[str, Interval]) -> dict[
     ctx = problem.context(problem.roots.region, torch.float64)
     positions: dict[str, Tensor] = {}
     for step in problem.plan.relaxed:
-        mask = unstable_of(ctx, step, boxes).flatten(1)
+        mask = merged(unstable_of(ctx, step, boxes), 1)
         widest = max(1, int(mask.sum(1).max()))
         order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :widest]
         positions[step.site.node.name] = torch.where(mask.gather(1, order), order, order[:, :1])
@@ -298,9 +298,9 @@ class NeuronEngine:
         if not isinstance(region, Box):
             return choice
         score, index = input_scores(
-            region.lower.flatten(1), region.upper.flatten(1), reached[self.problem.input].abs().flatten(1)
+            merged(region.lower, 1), merged(region.upper, 1), merged(reached[self.problem.input].abs(), 1)
         ).max(1)
-        middle = ((region.lower + region.upper) / 2).flatten(1).gather(1, index.unsqueeze(1)).squeeze(1)
+        middle = merged((region.lower + region.upper) / 2, 1).gather(1, index.unsqueeze(1)).squeeze(1)
         choice.node[:] = self.forest.names.index(self.problem.input)
         choice.index[:] = index.numpy()
         choice.threshold[:] = middle.double().numpy()

@@ -14,6 +14,7 @@ from surebound.bounds.ibp import unperturbed
 from surebound.bounds.memory import Memory
 from surebound.bounds.plan import Plan, plan
 from surebound.graph.ir import Graph, evaluate
+from surebound.linear.maps import merged
 from surebound.ops.record import Interval
 from surebound.regions import Region
 from surebound.regions.box import outward
@@ -48,7 +49,7 @@ class Problem:
 
     def network(self, x: Tensor) -> Tensor:
         """Outputs [N, m] for inputs [N, *shape], in the inputs' dtype."""
-        return evaluate(self.graph, self.params[x.dtype], x)[self.output].flatten(1)
+        return merged(evaluate(self.graph, self.params[x.dtype], x)[self.output], 1)
 
     def spec(self, at: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of roots `at` over the output node, [N, S, *output shape]."""

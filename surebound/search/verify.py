@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -21,11 +21,11 @@ from surebound.attacks.pgd import Descent, hinge, pgd, worst_row
 from surebound.bounds.alpha import Rates
 from surebound.bounds.crown import boxes_of, by_walk
 from surebound.bounds.memory import Memory, pieces
-from surebound.errors import OutOfMemory, UsageError
+from surebound.errors import OutOfMemory, OutOfTime, UsageError
 from surebound.graph.graph_original import GraphOriginal
 from surebound.graph.ir import Graph, Original
 from surebound.graph.prepare import prepare
-from surebound.linear.maps import Dense
+from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
 from surebound.properties import Property, check_fits
 from surebound.regions import Box, Region
@@ -187,7 +187,7 @@ def few_dimensions(of: Problem) -> NDArray[np.bool_]:
     region = of.roots.region
     if not isinstance(region, Box):
         return np.zeros(of.roots.count, bool)
-    moving = (region.upper > region.lower).flatten(1).sum(1)
+    moving = merged(region.upper > region.lower, 1).sum(1)
     return (moving <= FEW_DIMENSIONS)[of.roots.within].numpy()
 
 
@@ -207,6 +207,17 @@ def gaps(run: Run, atoms: Tensor) -> Tensor:
     return found
 
 
+def alarm(ledger: Ledger, roots: NDArray[np.int64]) -> Callable[[], None]:
+    """Raises OutOfTime once the properties of `roots` have used up what they may spend together."""
+    deadline = time.monotonic() + ledger.left(roots)
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise OutOfTime(ledger.too_late)
+
+    return check
+
+
 def bound_roots(run: Run) -> tuple[dict[str, Interval], Tensor]:
     """CROWN boxes of every case, of the nodes that relaxations read, and CROWN bounds [R, S] of all atoms.
 
@@ -221,8 +232,13 @@ def bound_roots(run: Run) -> tuple[dict[str, Interval], Tensor]:
         inside = (roots.within >= piece.start) & (roots.within < piece.stop)
         here = inside.nonzero().squeeze(1)
         with torch.no_grad(), ledger.charge("bound", here.numpy(), "crown"):
-            ctx = of.context(roots.region.take(torch.arange(piece.start, piece.stop)), torch.float64)
-            boxes = boxes_of(ctx, {}, by_walk)
+            region = roots.region.take(torch.arange(piece.start, piece.stop))
+            ctx = replace(of.context(region, torch.float64), alive=alarm(ledger, here.numpy()))
+            try:
+                boxes = boxes_of(ctx, {}, by_walk)
+            except OutOfTime as error:
+                ledger.end(here.numpy(), Unknown(str(error), "timeout"))
+                boxes = boxes_of(ctx, {}, None)
             boxes = {name: boxes[name] for name in of.plan.operands}
             found.append(boxes)
             for part in pieces(len(here), 4 * AT_ONCE):
@@ -256,7 +272,7 @@ def attack(run: Run) -> None:
         region = run.problem.roots.region.take(run.problem.roots.within[torch.from_numpy(here)]).to(torch.float32)
         middle = ((region.lower + region.upper) / 2).unsqueeze(1)
         starts = torch.cat([middle, region.sample(restarts, generator)], 1)
-        with ledger.charge("attack", here):
+        with ledger.charge("attack", here, "pgd"):
             descend(run, here, region, starts, config.descent)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ def values_in(arg: Any) -> list[Value]:
     return [leaf for leaf in leaves(arg) if isinstance(leaf, Value)]
 
 
+def op_name(node: fx.Node) -> str:
+    """An operation's full name: 'aten.add.Tensor'."""
+    return "getitem" if node.target is operator.getitem else str(node.target)
+
+
 @dataclass
 class Builder:
     """The graph under construction.
@@ -88,8 +94,8 @@ class Builder:
     def refusal(self, node: fx.Node, reason: str) -> UnsupportedOp:
         """The error that names an operation and its line."""
         made_from = str(node.meta.get("original_aten") or node.target)
-        source = f"it comes from {made_from}; " if made_from != str(node.target) else ""
-        return UnsupportedOp(str(node.target), node.name, self.origin(node), source + reason)
+        source = f"it comes from {made_from}; " if made_from != str(node.target) and op_name(node) != "getitem" else ""
+        return UnsupportedOp(op_name(node), node.name, self.origin(node), source + reason)
 
     def parameter(self, name: str, shape: Sequence[int], floating: bool, place: str = "") -> Value:
         """Add a parameter node."""

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from surebound.errors import UnsupportedOp
 from surebound.graph.ir import Node
-from surebound.graph.torch_frontend.builder import MIXES, Builder, Value, leaves, values_in
+from surebound.graph.torch_frontend.builder import MIXES, Builder, Value, leaves, op_name, values_in
 from surebound.graph.torch_frontend.recording import as_float, pinned
 
 
@@ -32,7 +32,7 @@ class Call:
     @property
     def op(self) -> str:
         """Full name: 'aten.add.Tensor'."""
-        return str(self.node.target)
+        return op_name(self.node)
 
     def refuse(self, reason: str) -> UnsupportedOp:
         """The error that names this operation and its line."""
@@ -62,6 +62,10 @@ class Call:
         if isinstance(self[name], Value) and self[name].batched:
             raise self.refuse("its weights depend on the network's input")
         return self[name]
+
+    def with_bias(self, *values: Value) -> list[Value]:
+        """Operands, followed by the bias if there is one."""
+        return [*values, self.fixed("bias")] if self["bias"] is not None else [*values]
 
     @property
     def operands(self) -> list[Value]:

@@ -45,7 +45,7 @@ def to_graph(program: ExportedProgram, module: nn.Module, ops: Mapping[str, Op],
     for node, spec in specs:
         if node is not user:
             add_tensor(builder, node, spec, program)
-    name, shape = builder.unique(user.name), tuple(user.meta["val"].shape[1:])
+    name, shape = builder.unique(user.name), tuple(int(size) for size in user.meta["val"].shape[1:])
     builder.nodes[name] = Node(name, "input", shape=shape)
     builder.values[user] = Value(name, shape, True)
     for node in program.graph.nodes:

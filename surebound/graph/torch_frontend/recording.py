@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-from surebound.graph.torch_frontend.builder import Builder, Value, leaves
+from surebound.graph.torch_frontend.builder import Builder, Value, leaves, op_name
 from surebound.graph.torch_frontend.live import LiveParameters, Ref, Step
 
 RANDOM = "it draws random numbers, so the module isn't one network; make it follow self.training"
@@ -48,13 +47,12 @@ def record(b: Builder, node: fx.Node) -> Ref:
     if node not in b.recorded:
         if is_random(node):
             raise b.refusal(node, RANDOM)
-        if node.target is not operator.getitem and not isinstance(node.target, torch._ops.OpOverload):
+        if op_name(node) != "getitem" and not isinstance(node.target, torch._ops.OpOverload):
             raise b.refusal(node, NUMBERS)
         args: Any = map_aggregate(node.args, reference)
         kwargs: Any = map_aggregate(node.kwargs, reference)
         name = b.unique(node.name)
-        op = "getitem" if node.target is operator.getitem else str(node.target)
-        b.steps[name] = Step(name, op, args, kwargs)
+        b.steps[name] = Step(name, op_name(node), args, kwargs)
         b.recorded[node] = name
     return Ref(b.recorded[node])
 

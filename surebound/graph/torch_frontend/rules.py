@@ -9,12 +9,12 @@ from surebound.graph.torch_frontend.builder import MIXES
 from surebound.graph.torch_frontend.call import Rule
 from surebound.graph.torch_frontend.rules_activations import ACTIVATIONS
 from surebound.graph.torch_frontend.rules_affine import AFFINE
-from surebound.graph.torch_frontend.rules_pooling import POOLING
 from surebound.graph.torch_frontend.rules_shapes import SHAPES
+from surebound.graph.torch_frontend.rules_windows import WINDOWS
 
 T = TypeVar("T")
 
-RULES: Mapping[str, Rule] = {**AFFINE, **ACTIVATIONS, **POOLING, **SHAPES}
+RULES: Mapping[str, Rule] = {**AFFINE, **ACTIVATIONS, **WINDOWS, **SHAPES}
 """By full name ("aten.add.Tensor") or, for all forms of an operation, by its name without the last part."""
 
 INDEPENDENT = frozenset({"aten.full_like.default"})
@@ -24,10 +24,13 @@ DECISION = "a decision on computed values isn't continuous; use relu, maximum, m
 STATISTICS = MIXES + "it normalises with the statistics of the batch; keep running statistics and call .eval()"
 SEQUENCE = "recurrent layers over a whole sequence have no rule; write the loop with a cell (nn.LSTMCell)"
 
+WINDOWED = "only convolutions over one or two axes that aren't transposed have a rule"
+
 REFUSED: Mapping[str, str] = {
     **{f"aten.{name}": DECISION for name in ("gt", "ge", "lt", "le", "eq", "ne")},
     **{f"aten.{name}": SEQUENCE for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     "aten._native_batch_norm_legit": STATISTICS,
+    "aten.convolution": WINDOWED,
 }
 """Why an operation on the input has no rule, where there is something to say."""
 

@@ -54,6 +54,13 @@ def clamp(c: Call) -> Value:
     return x if high is None else c.elementwise("minimum", x, high)
 
 
+def threshold(c: Call) -> Value:
+    """Values below the threshold replaced by it."""
+    if c["threshold"] != c["value"]:
+        raise c.refuse("it jumps at its threshold, so it isn't continuous")
+    return clip(c, c["self"], c["value"], None)
+
+
 def hardsigmoid(c: Call) -> Value:
     """x / 6 + 1/2, limited to [0, 1]."""
     return clip(c, c.elementwise("add", c.elementwise("mul", c["self"], 1 / 6), 0.5), 0.0, 1.0)
@@ -79,6 +86,7 @@ ACTIVATIONS: Mapping[str, Rule] = {
     "aten._prelu_kernel": prelu,
     "aten.relu6": lambda c: clip(c, c["self"], 0.0, 6.0),
     **{f"aten.{name}": clamp for name in ("clamp", "clamp_min", "clamp_max", "hardtanh")},
+    "aten.threshold": threshold,
     "aten.hardsigmoid": hardsigmoid,
     "aten.abs": lambda c: c.elementwise("maximum", c["self"], c.unary("neg", c["self"])),
     "aten.maximum": binary("maximum"),

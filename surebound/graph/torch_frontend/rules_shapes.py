@@ -42,9 +42,8 @@ def stack(c: Call) -> Value:
     return c.concat([c.reshape(part, (*part.shape[:axis], 1, *part.shape[axis:])) for part in parts], axis)
 
 
-def expand(c: Call) -> Value:
-    """Copies along axes of size 1 or new ones."""
-    x = c["self"]
+def spread(c: Call, x: Value) -> Value:
+    """Copies along axes of size 1 or new ones, in the shape of the result."""
     return c.expand(c.beside_batch(x, len(c.shape) + 1) if c.batched else x, c.shape)
 
 
@@ -64,8 +63,7 @@ def full_like(c: Call) -> Value:
 
 def copy(c: Call) -> Value:
     """The source in the shape of the destination, which is overwritten."""
-    source = c.floating(c["src"])
-    return c.expand(c.beside_batch(source, len(c.shape) + 1) if c.batched else source, c.shape)
+    return spread(c, c.floating(c["src"]))
 
 
 def bounds(c: Call, size: int) -> tuple[int, int]:
@@ -151,15 +149,15 @@ def inside(c: Call, size: int, places: range, mode: str) -> list[int]:
 
 def slice_scatter(c: Call) -> Value:
     """The destination with x[start:end] along an axis replaced by the source."""
-    x, piece = c["self"], c["src"]
+    x, piece = c.floating(c["self"]), c.floating(c["src"])
     if c["step"] != 1:
         raise c.refuse("only slices with step 1 can be overwritten")
-    if c["dim"] % (len(c.shape) + c.batched) < c.batched:
-        if piece.batched:
-            return piece
-        raise c.mixed("it overwrites single samples")
-    x, piece = c.aligned([c.floating(x), c.floating(piece)])
     axis = c["dim"] % (len(c.shape) + c.batched) - c.batched
+    if axis < 0:
+        if c.builder.shape_of(c.node.all_input_nodes[1].meta["val"], batched=True) is None:
+            raise c.mixed("it overwrites single samples")
+        return spread(c, piece)
+    x, piece = c.aligned([x, piece])
     start, stop = bounds(c, x.shape[axis])
     return c.concat([c.slice(x, axis, 0, start), piece, c.slice(x, axis, stop, x.shape[axis])], axis)
 
@@ -177,7 +175,7 @@ SHAPES: Mapping[str, Rule] = {
     "aten.t": swap,
     "aten.cat": cat,
     "aten.stack": stack,
-    "aten.expand": expand,
+    "aten.expand": lambda c: spread(c, c["self"]),
     "aten.repeat": repeat,
     "aten.full_like": full_like,
     "aten.copy": copy,

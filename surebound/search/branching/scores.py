@@ -17,6 +17,7 @@ from surebound.bounds.crown import Context
 from surebound.bounds.plan import Step
 from surebound.bounds.walk import fixed_operands, lines_of
 from surebound.graph.ir import Site
+from surebound.linear.maps import merged
 from surebound.ops.record import Interval
 
 FLOOR = 0.1
@@ -94,6 +95,6 @@ def all_neuron_scores(
                 total = torch.where(torch.isinf(total) | torch.isinf(score), torch.maximum(total, score), total + score)
         if total is not None and where is not None:
             names.append(name)
-            scores.append(total.flatten(1))
-            thresholds.append(where.flatten(1))
+            scores.append(merged(total, 1))
+            thresholds.append(merged(where, 1))
     return names, scores, thresholds

@@ -1,0 +1,116 @@
+"""Rules: convolutions and pooling. Windows over one axis are windows over two, the first of size 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surebound.graph.torch_frontend.builder import Value
+from surebound.graph.torch_frontend.call import Call, Rule
+
+
+def axes_count(c: Call) -> int:
+    """How many axes the windows have."""
+    return 1 if "1d" in c.op else 2
+
+
+def pair(c: Call, value: int | list[int], neutral: int) -> tuple[int, int]:
+    """A window's setting for two axes; with windows over one the first axis gets the neutral value."""
+    listed = [value] if isinstance(value, int) else value
+    return (neutral, listed[0]) if axes_count(c) == 1 else (listed[0], listed[-1])
+
+
+def image(c: Call, x: Value) -> Value:
+    """x as [C, H, W]: a signal gets H = 1, a value without channels one channel."""
+    axes = axes_count(c)
+    shape = x.shape if len(x.shape) == axes + 1 else (1, *x.shape)
+    if len(shape) != axes + 1:
+        raise c.mixed(f"it takes {axes} spatial axes behind batch and channels, and gets {list(x.shape)} per sample")
+    return c.reshape(x, (shape[0], *(1,) * (2 - axes), *shape[1:]))
+
+
+def convolution(c: Call) -> Value:
+    """A convolution; its padding is a node of its own where it isn't the same on both sides."""
+    x, weight, axes = c["input"], c.fixed("weight"), axes_count(c)
+    if len(x.shape) != axes + 1:
+        raise c.mixed(f"a convolution over {axes} axes needs [batch, channels, ...]")
+    single = (1,) * (2 - axes)
+    weight = c.reshape(weight, (*weight.shape[:2], *single, *weight.shape[2:]))
+    dilation = pair(c, c["dilation"], 1)
+    x, padding = padded(
+        c, image(c, x), [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
+    )
+    attrs = {"stride": pair(c, c["stride"], 1), "padding": padding, "dilation": dilation, "groups": c["groups"]}
+    result = c.emit("conv2d", c.with_bias(x, weight), (c.shape[0], *single, *c.shape[1:]), **attrs)
+    return c.reshape(result, c.shape)
+
+
+def padded(c: Call, x: Value, same: list[int]) -> tuple[Value, tuple[int, int]]:
+    """The image and the padding left to the convolution; `same`: totals that keep the size, an odd one more behind."""
+    if not isinstance(c["padding"], str):
+        return x, pair(c, c["padding"], 0)
+    total = same if c["padding"] == "same" else [0, 0]
+    if total[0] % 2 == total[1] % 2 == 0:
+        return x, (total[0] // 2, total[1] // 2)
+    return c.pad(x, [(0, 0), *((size // 2, size - size // 2) for size in total)]), (0, 0)
+
+
+def pooled(c: Call, op: str, **attrs: Any) -> Value:
+    """A pooling node between reshapes to [C, H, W] and back."""
+    x = image(c, c["self"])
+    out = c.shape[-2:] if axes_count(c) == 2 else (1, c.shape[-1])
+    return c.reshape(c.emit(op, [x], (x.shape[0], *out), **attrs), c.shape)
+
+
+def window(c: Call) -> dict[str, Any]:
+    """What maximum and average have in common."""
+    return {
+        "kernel": pair(c, c["kernel_size"], 1),
+        "stride": pair(c, c["stride"] or c["kernel_size"], 1),
+        "padding": pair(c, c["padding"], 0),
+        "ceil_mode": bool(c["ceil_mode"]),
+    }
+
+
+def max_pool(c: Call) -> Value:
+    """The largest value of each window, without its place."""
+    return pooled(c, "max_pool2d", **window(c), dilation=pair(c, c["dilation"], 1))
+
+
+def avg_pool(c: Call) -> Value:
+    """The mean of each window."""
+    if c.get("divisor_override") is not None:
+        raise c.refuse("divisor_override has no rule")
+    return pooled(c, "avg_pool2d", **window(c), count_include_pad=bool(c["count_include_pad"]))
+
+
+def adaptive_pool(c: Call) -> Value:
+    """Adaptive pooling to sizes that divide the input's; the average to size one is a mean over axes."""
+    x, spatial, largest = c["self"], axes_count(c), "max" in c.op
+    given, wanted = x.shape[-spatial:], c.shape[-spatial:]
+    if any(size % out for size, out in zip(given, wanted, strict=True)):
+        raise c.refuse(f"adaptive pooling from {list(given)} to {list(wanted)} has windows of different sizes")
+    if not largest and set(wanted) == {1}:
+        axes = tuple(range(len(x.shape) - spatial, len(x.shape)))
+        return c.emit("mean", [x], c.shape, axes=axes, keepdim=True)
+    sizes = pair(c, [size // out for size, out in zip(given, wanted, strict=True)], 1)
+    attrs = {"kernel": sizes, "stride": sizes, "padding": (0, 0), "ceil_mode": False}
+    if largest:
+        return pooled(c, "max_pool2d", **attrs, dilation=(1, 1))
+    return pooled(c, "avg_pool2d", **attrs, count_include_pad=True)
+
+
+WINDOWS: Mapping[str, Rule] = {
+    "aten.conv1d": convolution,
+    "aten.conv2d": convolution,
+    "aten.max_pool1d": max_pool,
+    "aten.max_pool2d": max_pool,
+    "aten.max_pool2d_with_indices": max_pool,
+    "aten.avg_pool1d": avg_pool,
+    "aten.avg_pool2d": avg_pool,
+    "aten.adaptive_avg_pool1d": adaptive_pool,
+    "aten.adaptive_avg_pool2d": adaptive_pool,
+    "aten._adaptive_avg_pool2d": adaptive_pool,
+    "aten.adaptive_max_pool1d": adaptive_pool,
+    "aten.adaptive_max_pool2d": adaptive_pool,
+}
