@@ -272,8 +272,8 @@ MUTATIONS = (
     Mutation(
         "an absolute value is forgotten",
         "linear/maps.py",
-        "contract(flat(self.coefficients.abs(), self.shape), flat(radius, self.shape))",
-        "contract(flat(self.coefficients, self.shape), flat(radius, self.shape))",
+        "contract(merged(self.coefficients.abs(), 2), merged(radius, 2))",
+        "contract(merged(self.coefficients, 2), merged(radius, 2))",
         MAPS,
     ),
     Mutation(

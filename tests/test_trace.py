@@ -185,6 +185,7 @@ VECTOR_OPS = {
     "corners": lambda m, x: abs(x) + torch.maximum(x, m.shift) + torch.min(x, m.w[0]),
     "clamps": lambda m, x: x.clamp(-1, 1) + x.clamp_min(0.5) + x.clamp(max=1) + x.clamp(m.shift, m.shift + 1),
     "steps": lambda m, x: F.relu6(x) + F.hardtanh(x, -2, 2) + F.hardsigmoid(x) + F.hardswish(x) + F.leaky_relu(x, 0.2),
+    "thresholds": lambda m, x: F.threshold(x, 0.5, 0.5) + F.threshold(x, 0, 0),
     "curves": lambda m, x: torch.sigmoid(x) + x.tanh() + F.silu(x),
     "broadcasts": lambda m, x: x[:, None] + m.w + x[:, :, None] * m.w[None] + m.w[:1],
     "expanded": lambda m, x: (
@@ -196,6 +197,7 @@ VECTOR_OPS = {
     "sizes": lambda m, x: torch.cat(x.split([1, 3], 1)[::-1], 1) + x.narrow(1, 1, 2).repeat(1, 2),
     "indices": lambda m, x: x[:, m.order] + x.index_select(1, m.order) + x[:, [0, 2, 1, 1]] + x.flip(1) + x.roll(1, 1),
     "masks": lambda m, x: x * m.mask + torch.where(m.mask[None], x, -x) + x.masked_fill(m.mask, 2.0) + x * (m.w > 0)[0],
+    "expanded masks": lambda m, x: torch.cat([x, m.mask.expand(x.shape[0], 4)], 1) + torch.where(m.mask[0], 1.0, 2.0),
     "shapes": lambda m, x: (
         x.unflatten(1, (2, 2)).permute(0, 2, 1).transpose(1, 2).unsqueeze(1).squeeze(1).reshape(-1, 4)
     ),
@@ -225,7 +227,8 @@ def slice_assignment(m, x):
     e.copy_(y)
     e[:, 0].fill_(1.0)
     z += e
-    return z + y
+    e[:] = m.shift
+    return z + y + e
 
 
 def test_slice_assignment_is_functionalised():

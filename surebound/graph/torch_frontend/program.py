@@ -172,7 +172,7 @@ def mapped(call: Call) -> Value | tuple[Value, ...]:
     if rule is not None:
         result = rule(call)
     elif key is not None:
-        attrs = {name: call[name] for name, arg in call.args.items() if not isinstance(arg, Value)}
+        attrs = {name: call[name] for name, arg in call.args.items() if not values_in(arg)}
         result = call.emit(key, call.operands, call.shape, **attrs)
     else:
         other = RANDOM if is_random(call.node) else "the frontend has no rule for it"

@@ -24,13 +24,10 @@ DECISION = "a decision on computed values isn't continuous; use relu, maximum, m
 STATISTICS = MIXES + "it normalises with the statistics of the batch; keep running statistics and call .eval()"
 SEQUENCE = "recurrent layers over a whole sequence have no rule; write the loop with a cell (nn.LSTMCell)"
 
-WINDOWED = "only convolutions over one or two axes that aren't transposed have a rule"
-
 REFUSED: Mapping[str, str] = {
     **{f"aten.{name}": DECISION for name in ("gt", "ge", "lt", "le", "eq", "ne")},
     **{f"aten.{name}": SEQUENCE for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     "aten._native_batch_norm_legit": STATISTICS,
-    "aten.convolution": WINDOWED,
 }
 """Why an operation on the input has no rule, where there is something to say."""
 

@@ -32,24 +32,25 @@ def image(c: Call, x: Value) -> Value:
 def convolution(c: Call) -> Value:
     """A convolution; its padding is a node of its own where it isn't the same on both sides."""
     x, weight, axes = c["input"], c.fixed("weight"), axes_count(c)
+    if c.get("transposed") or len(weight.shape) != axes + 2:
+        raise c.refuse("only convolutions over one or two axes that aren't transposed have a rule")
     if len(x.shape) != axes + 1:
         raise c.mixed(f"a convolution over {axes} axes needs [batch, channels, ...]")
     single = (1,) * (2 - axes)
     weight = c.reshape(weight, (*weight.shape[:2], *single, *weight.shape[2:]))
     dilation = pair(c, c["dilation"], 1)
-    x, padding = padded(
-        c, image(c, x), [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
-    )
+    reach = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
+    x, padding = padded(c, image(c, x), reach)
     attrs = {"stride": pair(c, c["stride"], 1), "padding": padding, "dilation": dilation, "groups": c["groups"]}
     result = c.emit("conv2d", c.with_bias(x, weight), (c.shape[0], *single, *c.shape[1:]), **attrs)
     return c.reshape(result, c.shape)
 
 
-def padded(c: Call, x: Value, same: list[int]) -> tuple[Value, tuple[int, int]]:
-    """The image and the padding left to the convolution; `same`: totals that keep the size, an odd one more behind."""
+def padded(c: Call, x: Value, reach: list[int]) -> tuple[Value, tuple[int, int]]:
+    """The image and the padding left to the convolution; 'same' pads by a window's reach, if odd one more behind."""
     if not isinstance(c["padding"], str):
         return x, pair(c, c["padding"], 0)
-    total = same if c["padding"] == "same" else [0, 0]
+    total = reach if c["padding"] == "same" else [0, 0]
     if total[0] % 2 == total[1] % 2 == 0:
         return x, (total[0] // 2, total[1] // 2)
     return c.pad(x, [(0, 0), *((size // 2, size - size // 2) for size in total)]), (0, 0)
@@ -103,6 +104,7 @@ def adaptive_pool(c: Call) -> Value:
 WINDOWS: Mapping[str, Rule] = {
     "aten.conv1d": convolution,
     "aten.conv2d": convolution,
+    "aten.convolution": convolution,
     "aten.max_pool1d": max_pool,
     "aten.max_pool2d": max_pool,
     "aten.max_pool2d_with_indices": max_pool,
