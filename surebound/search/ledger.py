@@ -96,8 +96,8 @@ class Ledger:
             if len(props):
                 self.charged[props] += spent * counts / counts.sum()
                 self.seconds[stage][props] += spent
-            for prop in props if engine is not None else ():
-                self.engine[prop] = engine
+            if engine is not None:
+                self.engine = [engine if prop in props else name for prop, name in enumerate(self.engine)]
             if stage != "attack":
                 self.nodes[props] += counts
 
