@@ -23,6 +23,11 @@ TryPoints = Callable[[NDArray[np.int64], Tensor], NDArray[np.float64]]
 """Look for witnesses: roots [N] and points [N, *shape], one each; returns how far each is from a violation."""
 
 
+def lowest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Positions of the `count` smallest values."""
+    return np.argpartition(values, count)[:count] if count < len(values) else np.arange(len(values))
+
+
 @dataclass(frozen=True)
 class Pool:
     """One search: the forest, the engines by name, which engine each root uses, and the ledger of verdicts."""
@@ -56,12 +61,19 @@ class Pool:
         return waiting[keep]
 
     def pick(self, waiting: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The most urgent sub-problems that share the first one's engine, and the rest."""
+        """Sub-problems that share the first one's engine, and the rest.
+
+        Half of a batch are those whose points are nearest to a violation, half those with the lowest bounds:
+        both find witnesses that the other does not; a proof needs all of them in any order.
+        """
         names = self.engine_of[self.forest["root"][waiting]]
         at = np.flatnonzero(names == names[0])
         size = self.engines[str(names[0])].batch
         if len(at) > size:
-            at = at[np.sort(np.argpartition(self.forest["priority"][waiting[at]], size)[:size])]
+            nearest = lowest(self.forest["priority"][waiting[at]], size // 2)
+            others = np.delete(np.arange(len(at)), nearest)
+            loosest = others[lowest(self.forest["lower"][waiting[at[others]]], size - len(nearest))]
+            at = at[np.sort(np.concatenate([nearest, loosest]))]
         return waiting[at], np.delete(waiting, at)
 
     def step(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -89,8 +101,7 @@ class Pool:
     ) -> NDArray[np.int64]:
         """Two children for each sub-problem alive.
 
-        They wait with their parent's bound and priority: how far its point is from a violation, so that a
-        witness, if there is one, is found early; all have to be closed for a proof in any order.
+        They wait with their parent's bound and its point's distance from a violation.
         """
         if not alive.any():
             return np.empty(0, np.int64)
