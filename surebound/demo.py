@@ -6,7 +6,8 @@ Everything shown is measured in the run; nothing is fixed beforehand but the set
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -134,8 +135,13 @@ class Stage:
 
     @property
     def verification(self) -> VerifyConfig:
-        """How images are decided."""
-        return VerifyConfig(timeout=self.config.timeout, seed=self.seed)
+        """How images are decided that the attack left open: proofs only."""
+        return VerifyConfig(timeout=self.config.timeout, seed=self.seed, attack="none")
+
+    @property
+    def attack(self) -> Pgd:
+        """The attack that comes first."""
+        return Pgd(self.config.attack_steps, self.config.attack_restarts, seed=self.seed)
 
 
 def run_demo(out: Path, seed: int = 0, progress: Say | None = None, config: DemoConfig | None = None) -> DemoSummary:
@@ -206,7 +212,22 @@ def fit(stage: Stage, name: str, network: nn.Module, groups: Sequence[Group], ru
             f"{epoch.score:.0%} of the validation images withstand an attack"
         )
 
-    train(network, stage.data.train, FastAdversarial(config.eps, align=config.align), groups, run, score, report)
+    objective = FastAdversarial(config.eps, align=config.align)
+    with one_thread():
+        train(network, stage.data.train, objective, groups, run, score, report)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: more gain nothing on layers this small, and the weights that training
+    gives no longer depend on the number of cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_neurons(stage: Stage, network: nn.Module) -> Selection:
@@ -233,7 +254,7 @@ def decide(stage: Stage, name: str, graph: Graph) -> list[Judged]:
     def report(at: Progress) -> None:
         stage.say(f"verifying the {name} network: {at.done} of {at.total} images decided, {at.nodes:,} sub-problems")
 
-    judged = judge(graph, stage.images, stage.config.eps, stage.verification, report)
+    judged = judge(graph, stage.images, stage.config.eps, stage.verification, stage.attack, report)
     for item in judged:
         stage.folder.add_metrics(
             kind="image",
@@ -252,13 +273,12 @@ def decide(stage: Stage, name: str, graph: Graph) -> list[Judged]:
 def measure(stage: Stage, name: str, network: nn.Module, graph: Graph, judged: Sequence[Judged]) -> NetworkReport:
     """The numbers of one network on the test images."""
     config, part = stage.config, stage.images
-    attack = Pgd(config.attack_steps, config.attack_restarts, seed=stage.seed)
     searched = [item for item in judged if item.outcome is not None]
     return NetworkReport(
         name=name,
         n=len(part),
         clean=clean_accuracy(network, part),
-        attacked=pgd_accuracy(network, part, config.eps, attack),
+        attacked=pgd_accuracy(network, part, config.eps, stage.attack),
         **shares(judged),
         neurons=sum(node.numel for node in activations(graph)),
         unstable=sum(float(f.sum()) for f in unstable(graph, part.images, config.eps, Crown())) / len(part),
@@ -280,7 +300,7 @@ def look_closely(stage: Stage, judged: Mapping[str, Sequence[Judged]]) -> ImageR
     )
     stage.say("deciding one image again, from the files")
     model = load_onnx(stage.folder.path / f"{FILES['grafted']}.onnx")
-    again = VerifyConfig(timeout=10 * config.timeout, seed=stage.seed)
+    again = VerifyConfig(timeout=30 * config.timeout, seed=stage.seed)
     (outcome,) = verify(model, [load_vnnlib(spec, model.input.shape)], again)
     before, after = (
         in_words(judged[name][place].outcome, label, config.eps, config.timeout) for name in ("dense", "grafted")

@@ -55,6 +55,9 @@ SAMPLES = 256
 MOST_RESTARTS = 1000
 """Starting points per root where the network is small enough for that many."""
 
+ATTACK = 1 << 18
+"""Activations per root and step that the starting points may have together, beyond the fewest."""
+
 REFINED = 32
 """Sub-problems per batch whose points are descended from."""
 
@@ -263,7 +266,7 @@ def attack(run: Run) -> None:
     of, ledger, config = run.problem, run.ledger, run.config
     generator = torch.Generator().manual_seed(config.seed)
     activations = sum(step.site.node.numel for step in of.plan.steps.values())
-    restarts = max(config.descent.restarts, min(MOST_RESTARTS, (1 << 21) // max(1, activations)))
+    restarts = max(config.descent.restarts, min(MOST_RESTARTS, ATTACK // max(1, activations)))
     for piece in pieces(len(open_ := ledger.roots_open()), AT_ONCE):
         here = open_[piece]
         here = here[ledger.undecided(here)]
