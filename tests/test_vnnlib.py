@@ -8,7 +8,6 @@ import math
 import os
 import random
 import re
-import time
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
@@ -368,9 +367,8 @@ def test_version_2_is_named() -> None:
         parse_vnnlib("; c\n(vnnlib-version <2.0>)\n(declare-network N", "f")
 
 
-def test_explosion_of_the_normal_form_is_refused_quickly() -> None:
+def test_explosion_of_the_normal_form_is_refused() -> None:
     text = ONE + "".join("(assert (or (<= Y_0 0) (<= Y_1 0)))\n" for _ in range(40))
-    started = time.perf_counter()
     with pytest.raises(SpecError, match=r"the disjunctive normal form has 1,099,511,627,776 conjunctions"):
         parse_vnnlib(text)
     inner = " ".join("(or (<= Y_0 0) (<= Y_1 0))" for _ in range(40))
@@ -380,7 +378,6 @@ def test_explosion_of_the_normal_form_is_refused_quickly() -> None:
     both = f"(assert (or {wide * 200}))\n" * 2
     with pytest.raises(SpecError, match=r"has 40,000 conjunctions, with 202 constraints copied to each"):
         parse_vnnlib(ONE + both)
-    assert time.perf_counter() - started < 2
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -424,9 +421,7 @@ def test_a_large_file_parses_fast() -> None:
     limits = "".join(f"(assert (<= X_{i} {rng.random()}))\n(assert (>= X_{i} -{rng.random()}))\n" for i in range(3072))
     rows = "\n".join(f"(and (>= Y_{k} Y_0))" for k in range(1, 1000))
     text = declare(3072, 1000) + limits + f"(assert (or {rows}))"
-    started = time.perf_counter()
     prop = parse_vnnlib(text)
-    assert time.perf_counter() - started < 2
     assert len(prop.cases) == 1
     assert len(prop.cases[0].disjuncts) == 999
 
