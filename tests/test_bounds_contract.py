@@ -11,8 +11,9 @@ from nets import NETS, Builder, mlp, region, residual, spec_of
 from oracle import outputs_at, row_values, sharp_points
 from torch import Tensor
 
-from surebound.bounds.alpha import AlphaCrown, Rates, Target, initial_free, lines_from, optimise
+from surebound.bounds.alpha import AlphaCrown, Lining, Target, optimise
 from surebound.bounds.beta import Splits
+from surebound.bounds.climb import Rates
 from surebound.bounds.crown import Context, Crown, Ibp, boxes_of, by_walk, context
 from surebound.bounds.memory import Memory, chunked, pieces
 from surebound.bounds.plan import plan
@@ -554,10 +555,10 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
     rows = Dense(spec.expand(3, -1, -1))
     whole = boxes_of(ctx, {}, by_walk)
     for boxes in (whole, refined(ctx, whole, splits)):
-        free = initial_free(ctx, boxes, graph.output.name, spec.shape[1])
+        free: dict[str, Tensor] = {}
         for size in (0.0, 0.1, 1.0, 10.0):
             beta = size * torch.rand(3, spec.shape[1], 4, dtype=torch.float64)
-            lines = lines_from(ctx, boxes, free)
+            lines = Lining(ctx, boxes, free)
             walked = walk(ctx.plan, ctx.values, graph.output.name, rows, lines, splits.addends(graph, beta))
             bound = walked.minimise(ctx.regions)
             assert (least - bound).min() >= -slack_of(least)
@@ -621,7 +622,7 @@ def ready(net: str, kind: str = "box") -> tuple[Context, dict[str, Interval], De
 
 def test_rows_that_matter_no_more_end_the_optimisation() -> None:
     ctx, boxes, rows, start = ready("mlp")
-    free = initial_free(ctx, boxes, start, rows.rows[1])
+    free: dict[str, Tensor] = {}
     first = optimise(ctx, boxes, start, rows, free, 0, Rates())
     asked = []
 
@@ -643,7 +644,7 @@ def test_rows_that_matter_no_more_end_the_optimisation() -> None:
 def test_what_is_kept_gives_the_bound() -> None:
     """The free values and multipliers of the best step, walked again, give the best bounds."""
     ctx, boxes, rows, start = ready("mlp")
-    free = initial_free(ctx, boxes, start, rows.rows[1])
+    free: dict[str, Tensor] = {}
     fast = Rates(alpha=0.9, decay=1.0)
     found = optimise(ctx, boxes, start, rows, free, 9, fast)
     again = optimise(ctx, boxes, start, rows, found.free, 0, fast)
@@ -657,7 +658,7 @@ def test_a_conjunction_is_bounded_by_convex_combinations(net: str) -> None:
     threshold = torch.randn(3, rows.rows[1], dtype=torch.float64)
     (y,) = outputs_at(ctx.plan.graph, ctx.values, {"x": points_of(net, "box")})
     least = (row_values(rows.dense(), y) - threshold.unsqueeze(2)).amax(1).amin(1)
-    free = initial_free(ctx, boxes, start, 1)
+    free: dict[str, Tensor] = {}
     target = Target(rows.dense(), threshold)
     found = optimise(ctx, boxes, start, target, free, 15, Rates(), logits=torch.zeros_like(threshold))
     assert found.lower.shape == (3, 1)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from surebound.linear.maps import Dense, Diagonal, LinearMap, Rows, identity
+from surebound.linear.maps import Dense, LinearMap, Rows, identity
+from surebound.linear.relaxed import relaxed
+from surebound.ops.record import Lines
 
 G = 3
 SHAPES = [(2, 3), (5,), (1,), (2, 1, 2), ()]
@@ -31,18 +33,17 @@ def rows(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
     return Rows(index, value, shape), full.reshape(G, 5, *shape)
 
 
-def diagonal(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
-    entries = torch.randn(G, prod(shape), dtype=torch.float64)
-    full = torch.zeros(G, prod(shape), prod(shape), dtype=torch.float64)
-    for g, s in itertools.product(range(G), range(prod(shape))):
-        full[g, s, s] = entries[g, s]
-    return Diagonal(entries, shape), full.reshape(G, prod(shape), *shape)
+def eye(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
+    count = prod(shape)
+    entries = torch.randn(G, count, dtype=torch.float64)
+    made = Rows(torch.arange(count).expand(G, count), entries, shape)
+    return made, torch.diag_embed(entries).reshape(G, count, *shape)
 
 
 FORMS: dict[str, Callable[[tuple[int, ...]], tuple[LinearMap, Tensor]]] = {
     "dense": dense,
     "rows": rows,
-    "diagonal": diagonal,
+    "one row per entry": eye,
 }
 form_and_shape = pytest.mark.parametrize(
     ("form", "shape"), list(itertools.product(FORMS, SHAPES)), ids=lambda v: v if isinstance(v, str) else str(list(v))
@@ -84,30 +85,55 @@ def test_dot_and_absdot(form: str, shape: tuple[int, ...]) -> None:
 
 
 @form_and_shape
-def test_signed_takes_one_value_where_positive_and_the_other_where_negative(form: str, shape: tuple[int, ...]) -> None:
+def test_relaxed_takes_one_line_where_positive_and_the_other_where_negative(form: str, shape: tuple[int, ...]) -> None:
     a, array = FORMS[form](shape)
     up, down = array.clamp(min=0), array.clamp(max=0)
-    for pos, neg in itertools.product(factors(array).values(), factors(array).values()):
-        close(a.signed(pos, neg), total(up * pos + down * neg))
+    for low, high in itertools.product(factors(array).values(), factors(array).values()):
+        for below, above in ((low.flip(-1), high.flip(-1)), (None, high), (low, None), (None, None)):
+            lines = Lines(*(None if part is None else a.at(part) for part in (low, below, high, above)))
+            rows, constant = relaxed(a, lines)
+            close(rows.dense(), up * low + down * high)
+            terms = [half * part for half, part in ((up, below), (down, above)) if part is not None]
+            close(constant, total(torch.stack([torch.zeros_like(array), *terms]).sum(0)))
 
 
 @form_and_shape
-def test_signed_scale(form: str, shape: tuple[int, ...]) -> None:
+def test_gradients_through_relaxed_are_those_of_its_formula(form: str, shape: tuple[int, ...]) -> None:
     a, array = FORMS[form](shape)
-    up, down = array.clamp(min=0), array.clamp(max=0)
-    for pos, neg in itertools.product(factors(array).values(), factors(array).values()):
-        scaled = a.signed_scale(pos, neg)
-        close(scaled.dense(), up * pos + down * neg)
-        assert scaled.shape == shape
-    same = factors(array)["per group"]
-    close(a.signed_scale(same, same).dense(), array * same)
+    leaves = [value.requires_grad_() for value in factors(array).values()]
+    weight, price = torch.randn_like(array), torch.randn(array.shape[:2], dtype=torch.float64)
+    for below, above in itertools.product((leaves[1], None), (leaves[3], None)):
+        lines = Lines(*(None if part is None else a.at(part) for part in (leaves[0], below, leaves[2], above)))
+        held = a.coefficients.clone().requires_grad_()
+        rows, constant = relaxed(a.holding(held), lines)
+        used = [held, *(value for value in (leaves[0], below, leaves[2], above) if value is not None)]
+        found = torch.autograd.grad((rows.dense() * weight).sum() + (constant * price).sum(), used)
+        up, down = a.holding(held.clamp(min=0)).dense(), a.holding(held.clamp(max=0)).dense()
+        wanted_rows = up * leaves[0] + down * leaves[2]
+        terms = [half * part for half, part in ((up, below), (down, above)) if part is not None]
+        wanted = (wanted_rows * weight).sum() + sum((total(term) * price).sum() for term in terms)
+        for ours, theirs, of in zip(found, torch.autograd.grad(wanted, used), used, strict=True):
+            differs = (ours - theirs) * ((of != 0) if of is held else 1)
+            assert float(differs.abs().max()) <= 1e-12
 
 
 @form_and_shape
-def test_signed_scale_broadcasts_over_the_value(form: str, shape: tuple[int, ...]) -> None:
+def test_scaled(form: str, shape: tuple[int, ...]) -> None:
     a, array = FORMS[form](shape)
-    pos, neg = (torch.randn(G, 1, *([1] * len(shape)), dtype=torch.float64) for _ in range(2))
-    close(a.signed_scale(pos, neg).dense(), array.clamp(min=0) * pos + array.clamp(max=0) * neg)
+    for factor in factors(array).values():
+        close(a.scaled(factor).dense(), array * factor)
+        assert a.scaled(factor).shape == shape
+    broadcast = torch.randn(G, 1, *([1] * len(shape)), dtype=torch.float64)
+    close(a.scaled(broadcast).dense(), array * broadcast)
+
+
+@form_and_shape
+def test_at_reads_the_entries_that_the_coefficients_belong_to(form: str, shape: tuple[int, ...]) -> None:
+    a, array = FORMS[form](shape)
+    for value in factors(array).values():
+        support = a.at(value).expand(a.coefficients.shape)
+        close((support * a.coefficients).reshape(*a.rows, -1).sum(-1), total(array * value))
+        close(a.holding(support.clone()).dense() * (array != 0), value.expand_as(array) * (array != 0))
 
 
 @form_and_shape
@@ -153,32 +179,19 @@ def test_sum(forms: tuple[str, str], shape: tuple[int, ...]) -> None:
 def test_operations_leave_their_operands_alone(form: str, shape: tuple[int, ...]) -> None:
     a, array = FORMS[form](shape)
     value = torch.randn(G, 1, *shape, dtype=torch.float64)
-    other, kept = value.flip(0), value.clone()
-    flipped = other.clone()
-    for result in (a.signed_scale(value, other), a.negated(), a + a, a.take(torch.tensor([0])), a.reshaped(shape)):
+    kept = value.clone()
+    lines = Lines(*[a.at(value)] * 4)
+    for result in (relaxed(a, lines)[0], a.scaled(value), a.negated(), a + a, a.take(torch.tensor([0]))):
         result.dot(value)
-    a.signed(value, other)
-    a.absdot(value)
+    a.reshaped(shape).absdot(value)
     a.dense()
     close(a.dense(), array)
     close(value, kept)
-    close(other, flipped)
-
-
-@form_and_shape
-def test_results_are_differentiable(form: str, shape: tuple[int, ...]) -> None:
-    a, array = FORMS[form](shape)
-    pos, neg = (torch.randn(G, 1, *shape, dtype=torch.float64).requires_grad_() for _ in range(2))
-    loss = a.signed(pos, neg).sum() + a.signed_scale(pos, neg).dense().sum()
-    found = torch.autograd.grad(loss, [pos, neg])
-    close(found[0], 2 * array.clamp(min=0).sum(1, keepdim=True))
-    close(found[1], 2 * array.clamp(max=0).sum(1, keepdim=True))
 
 
 def test_nbytes_counts_what_is_stored() -> None:
     assert Dense(torch.zeros(2, 3, 4, 5, dtype=torch.float64)).nbytes == 2 * 3 * 20 * 8
-    assert Rows(torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3), (100,)).nbytes == 6 * (8 + 4)
-    assert Diagonal(torch.zeros(2, 100, dtype=torch.float32), (10, 10)).nbytes == 200 * 4
+    assert Rows(torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3), (100,)).nbytes == 6 * 4
 
 
 def test_identity() -> None:

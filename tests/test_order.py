@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from oracle import Ends, exact_minimum, linear_pieces, outputs_at, row_values, sharp_points, triangle_minimum
 from torch import Tensor
 
-from surebound.bounds.alpha import AlphaCrown, Rates, initial_free, optimise
+from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.beta import Splits
+from surebound.bounds.climb import Rates
 from surebound.bounds.crown import Crown, Ibp, boxes_of, by_walk, context
 from surebound.bounds.memory import Memory
 from surebound.bounds.query import Query
@@ -221,7 +222,7 @@ def test_splits_lie_between_no_splits_and_the_split_linear_program(net: str) -> 
         splits = splits_of(names, signs)
         cut = {**whole, **splits.clamp({name: whole[name] for name in names})}
         zero = torch.zeros(1, len(s.rows), splits.depth, dtype=torch.float64)
-        free = initial_free(ctx, cut, start, len(s.rows))
+        free: dict[str, Tensor] = {}
         first = optimise(ctx, cut, start, rows, free, 0, Rates(), splits, zero)
         best = optimise(ctx, cut, start, rows, free, 150, Rates(0.2, 0.2, 0.98), splits, zero)
         assert (best.lower >= first.lower).all()
@@ -251,7 +252,7 @@ def test_all_phases_together_give_the_exact_minimum(net: str) -> None:
         splits = splits_of(names, signs)
         cut = {**whole, **splits.clamp({name: whole[name] for name in names})}
         zero = torch.zeros(1, len(s.rows), splits.depth, dtype=torch.float64)
-        free = initial_free(ctx, cut, s.graph.output.name, len(s.rows))
+        free: dict[str, Tensor] = {}
         found = optimise(ctx, cut, s.graph.output.name, Dense(s.spec), free, 3, Rates(), splits, zero)
         assert (found.lower[0].numpy() <= limit + slack(limit)).all()
     off = slack(exact(net))

@@ -1,7 +1,8 @@
 """alpha-CROWN: optimise the relaxations' free values, and the splits' multipliers with them.
 
 Xu et al. 2021 (alpha-CROWN), Wang et al. 2021 (beta-CROWN). Any admissible free values give sound bounds,
-so the optimiser only has to be good, never right: the best bound seen is kept per row.
+so the optimiser only has to be good, never right: the best bound seen is kept per row. Every row has free
+values of its own, on its support; rows do not influence each other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from surebound.bounds.beta import Splits
+from surebound.bounds.climb import Climber, Rates
 from surebound.bounds.crown import (
     Context,
     boxes_of,
@@ -24,22 +26,12 @@ from surebound.bounds.crown import (
 )
 from surebound.bounds.memory import Memory
 from surebound.bounds.query import Bounds, Query
-from surebound.bounds.walk import LinesOf, Walked, fixed_operands, lines_of, walk
+from surebound.bounds.walk import Walked, frame_of, walk
 from surebound.linear.maps import Dense, LinearMap, merged
-from surebound.ops.record import Interval, Lines
+from surebound.ops.record import Frame, Interval, Lines
 
 Free = dict[str, Tensor]
-"""Free values [K, G, S or 1, *shape] by relaxed node."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Step sizes of alphas, betas and the logits of a conjunction's atoms, and their decay per step."""
-
-    alpha: float = 0.1
-    beta: float = 0.05
-    decay: float = 0.98
-    logit: float = 0.3
+"""Free values [K, G, S, *support] by relaxed node, on the support of the rows that reach it."""
 
 
 @dataclass(frozen=True)
@@ -77,28 +69,34 @@ class Optimised:
     last: Walked
 
 
-def initial_free(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: int) -> Free:
-    """Start values for the loose relaxed steps that `start` depends on, one set per row."""
-    free: Free = {}
-    for name in ctx.plan.order(start):
-        step = ctx.plan.steps.get(name)
-        if step is None or step.affine:
-            continue
-        box = boxes[step.site.node.inputs[0]]
-        lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
-        chosen = step.relaxation.init(step.site, fixed_operands(step, ctx.values), lower, upper)
-        free[name] = chosen.expand(-1, -1, rows, *([-1] * (chosen.dim() - 3))).clone()
-    return free
+class Lining:
+    """Lines of relaxed nodes from free values; what does not change from walk to walk is computed once.
 
+    Free values that are not given start at the relaxation's own choice; given ones are made admissible.
+    """
 
-def lines_from(ctx: Context, boxes: Mapping[str, Interval], free: Mapping[str, Tensor]) -> LinesOf:
-    """Lines for given free values, not cached: they change in every step."""
+    def __init__(self, ctx: Context, boxes: Mapping[str, Interval], free: Mapping[str, Tensor]) -> None:
+        self.ctx, self.boxes = ctx, boxes
+        self.given, self.free = free, dict[str, Tensor]()
+        self.frames: dict[str, Frame] = {}
+        self.limits: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def lines(name: str) -> Lines:
-        step = ctx.plan.steps[name]
-        return lines_of(step, ctx.values, boxes[step.site.node.inputs[0]], free.get(name))
-
-    return lines
+    def __call__(self, name: str, rows: LinearMap) -> Lines:
+        step = self.ctx.plan.steps[name]
+        if name not in self.frames:
+            full = frame_of(step, self.ctx.values, self.boxes[step.site.node.inputs[0]])
+            frame = self.frames[name] = tuple(rows.at(part) for part in full)
+            low, high = self.limits[name] = step.relaxation.limits(step.site, frame)
+            if name in self.given:
+                value = step.relaxation.project(step.site, frame, self.given[name].detach())
+            else:
+                value = step.relaxation.init(step.site, frame)
+            support = rows.coefficients.shape
+            value = value.expand(-1, *support) if value.shape[1:] != support else value
+            self.free[name] = value.contiguous()
+            if torch.is_grad_enabled() and bool((high > low).any()):
+                self.free[name].requires_grad_()
+        return step.relaxation.lines(step.site, self.frames[name], self.free[name])
 
 
 def optimise(
@@ -106,7 +104,7 @@ def optimise(
     boxes: Mapping[str, Interval],
     start: str,
     target: LinearMap | Target,
-    free: Free,
+    free: Mapping[str, Tensor],
     steps: int,
     rates: Rates,
     splits: Splits | None = None,
@@ -115,75 +113,67 @@ def optimise(
     wanted: Callable[[Tensor], Tensor] | None = None,
     keep: frozenset[str] = frozenset(),
 ) -> Optimised:
-    """Raise lower bounds over node `start` by `steps` Adam steps on alphas, betas and logits.
+    """Raise lower bounds over node `start` by `steps` steps on alphas, betas and logits.
 
     target: rows of their own, or the atoms of one conjunction per group with their `logits`.
+    free: values to start from, {} for CROWN's own.
     wanted: from the best bounds so far, which rows [G, S] still matter (default all); none ends the loop.
     The first bound is that of the values given, so the result is never worse than the start.
     """
     moving = steps > 0
-    free = {name: value.detach().clone().requires_grad_(moving) for name, value in free.items()}
-    groups: list[dict[str, object]] = [{"params": list(free.values()), "lr": rates.alpha}]
-    if beta is not None:
-        beta = beta.detach().clone().requires_grad_(moving)
-        groups.append({"params": [beta], "lr": rates.beta})
-    if logits is not None:
-        mixing = moving and logits.shape[1] > 1
-        logits = logits.detach().clone().requires_grad_(mixing)
-        groups.extend([{"params": [logits], "lr": rates.logit}] if mixing else [])
-    optimiser = torch.optim.Adam(groups) if moving and any(group["params"] for group in groups) else None
+    lining = Lining(ctx, boxes, free)
+    beta = None if beta is None else beta.detach().clone().requires_grad_(moving)
+    mixing = moving and logits is not None and logits.shape[1] > 1
+    logits = None if logits is None else logits.detach().clone().requires_grad_(mixing)
+    climber = Climber(rates)
     best: Optimised | None = None
     for step in range(steps + 1):
-        last_step = step == steps or optimiser is None
+        last_step = step == steps
         with torch.set_grad_enabled(not last_step):
             rows, constant = target.rows(logits) if isinstance(target, Target) and logits is not None else (target, 0)
             assert isinstance(rows, LinearMap)
             addends = None if splits is None or beta is None else splits.addends(ctx.plan.graph, beta)
-            walked = walk(ctx.plan, ctx.values, start, rows, lines_from(ctx, boxes, free), addends, keep)
+            walked = walk(ctx.plan, ctx.values, start, rows, lining, addends, keep)
             lower = walked.minimise(ctx.regions) + constant
-        best = better(best, Optimised(lower.detach(), free, beta, logits, walked))
+        free = {name: value.detach() for name, value in lining.free.items()}
+        best = better(best, Optimised(lower.detach(), free, fixed(beta), fixed(logits), walked))
         open_rows = torch.isfinite(lower) if wanted is None else wanted(best.lower) & torch.isfinite(lower)
-        if last_step or not bool(open_rows.any()):
+        if last_step or not lower.requires_grad or not bool(open_rows.any()):
             break
-        assert optimiser is not None
-        optimiser.zero_grad(set_to_none=True)
-        (-torch.where(open_rows, lower, torch.zeros_like(lower)).sum()).backward()
-        optimiser.step()
-        project(ctx, free, beta)
-        for group in optimiser.param_groups:
-            group["lr"] *= rates.decay
+        torch.where(open_rows, lower, torch.zeros_like(lower)).sum().backward()
+        for name, (low, high) in lining.limits.items():
+            lining.free[name] = climber.step(name, lining.free[name], low, high, rates.alpha, 3)
+        if beta is not None:
+            beta = climber.step("beta", beta, torch.zeros_like(beta), None, rates.beta, 2)
+        if logits is not None and mixing:
+            logits = climber.step("logits", logits, None, None, rates.logit, 1)
+        climber.advance()
     assert best is not None
     return best
 
 
-@torch.no_grad()
-def project(ctx: Context, free: Free, beta: Tensor | None) -> None:
-    """Back to what is admissible: relaxations' own ranges, beta >= 0."""
-    for name, value in free.items():
-        value.copy_(ctx.plan.steps[name].relaxation.project(value.nan_to_num(0.5)))
-    if beta is not None:
-        beta.clamp_(min=0).nan_to_num_(0.0)
+def fixed(value: Tensor | None) -> Tensor | None:
+    """Without gradient history."""
+    return None if value is None else value.detach()
 
 
 def better(best: Optimised | None, new: Optimised) -> Optimised:
-    """Per row the better of the best so far and the new bounds."""
-    held = {name: value.detach() for name, value in new.free.items()}
+    """Per row the better of the best so far and the new bounds; NaN is never better."""
     if best is None:
-        copies = {name: value.clone() for name, value in held.items()}
-        beta = None if new.beta is None else new.beta.detach().clone()
-        logits = None if new.logits is None else new.logits.detach().clone()
-        return Optimised(new.lower, copies, beta, logits, new.last)
+        return new
     up = new.lower > best.lower
-    chosen = {}
-    for name, value in held.items():
-        mask = up if value.shape[2] == up.shape[1] else up.all(1, keepdim=True)
-        chosen[name] = torch.where(mask.reshape(1, *mask.shape, *([1] * (value.dim() - 3))), value, best.free[name])
+
+    def chosen(ours: Tensor, theirs: Tensor, lead: int) -> Tensor:
+        mask = up.reshape(*([1] * lead), *up.shape, *([1] * (ours.dim() - lead - 2)))
+        return torch.where(mask, ours, theirs)
+
+    free = {name: chosen(value, best.free[name], 1) for name, value in new.free.items()}
     beta, logits = best.beta, best.logits
     if beta is not None and new.beta is not None:
-        beta = torch.where(up.unsqueeze(-1), new.beta.detach(), beta)
+        beta = chosen(new.beta, beta, 0)
     if logits is not None and new.logits is not None:
-        logits = torch.where(up, new.logits.detach(), logits)
-    return Optimised(torch.maximum(new.lower, best.lower), chosen, beta, logits, new.last)
+        logits = torch.where(up, new.logits, logits)
+    return Optimised(torch.where(up, new.lower, best.lower), free, beta, logits, new.last)
 
 
 @dataclass(frozen=True)
@@ -200,12 +190,9 @@ class AlphaCrown:
         tighten = {"ibp": None, "crown": by_walk, "optimised": self.tighten}[self.intermediates]
         boxes = boxes_of(ctx, query.known, tighten)
         rows = spec_rows(query, ctx.groups)
-        start = start_of(query)
-        free = dict(warm) if warm else initial_free(ctx, boxes, start, rows.rows[1])
-        found = optimise(ctx, boxes, start, rows, free, self.steps, self.rates)
+        found = optimise(ctx, boxes, start_of(query), rows, warm or {}, self.steps, self.rates)
         return Bounds(found.lower, boxes, found.free, stats(ctx, boxes))
 
     def tighten(self, ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
         """Optimised bounds of intermediate rows, each row with alphas of its own."""
-        free = initial_free(ctx, boxes, start, rows.rows[1])
-        return optimise(ctx, boxes, start, rows, free, self.steps, self.rates).lower
+        return optimise(ctx, boxes, start, rows, {}, self.steps, self.rates).lower

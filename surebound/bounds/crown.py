@@ -17,7 +17,7 @@ from surebound.bounds.ibp import intersect, propagate, unperturbed
 from surebound.bounds.memory import Memory, chunked
 from surebound.bounds.plan import Plan, Step, plan
 from surebound.bounds.query import Bounds, Query, Stats
-from surebound.bounds.walk import LinesOf, fixed_operands, lines_of, walk
+from surebound.bounds.walk import LinesOf, fixed_operands, lines_at, lines_of, walk
 from surebound.errors import SpecError
 from surebound.graph.ir import Node
 from surebound.linear.maps import Dense, LinearMap, Rows, merged
@@ -65,16 +65,15 @@ def context(query: Query, memory: Memory) -> Context:
     return Context(of, unperturbed(of, query.params), query.regions, memory)
 
 
-def caching_lines(ctx: Context, boxes: Mapping[str, Interval], free: Mapping[str, Tensor] | None = None) -> LinesOf:
-    """Lines by relaxed node, computed when first asked for."""
+def caching_lines(ctx: Context, boxes: Mapping[str, Interval]) -> LinesOf:
+    """CROWN's lines by relaxed node, computed when first asked for."""
     known: dict[str, Lines] = {}
 
-    def lines(name: str) -> Lines:
+    def lines(name: str, rows: LinearMap) -> Lines:
         if name not in known:
             step = ctx.plan.steps[name]
-            chosen = None if free is None else free.get(name)
-            known[name] = lines_of(step, ctx.values, boxes[step.site.node.inputs[0]], chosen)
-        return known[name]
+            known[name] = lines_of(step, ctx.values, boxes[step.site.node.inputs[0]], None)
+        return lines_at(rows, known[name])
 
     return lines
 

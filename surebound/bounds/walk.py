@@ -16,11 +16,12 @@ from torch import Tensor
 from surebound.bounds.plan import Plan, Step
 from surebound.linear.maps import LinearMap
 from surebound.linear.pull import pull
-from surebound.ops.record import Interval, Lines
+from surebound.linear.relaxed import relaxed
+from surebound.ops.record import Frame, Interval, Lines
 from surebound.regions import Region
 
-LinesOf = Callable[[str], Lines]
-"""Lines of a relaxed node by its name, for the rows of this walk: [G or 1, S or 1, *shape]."""
+LinesOf = Callable[[str, LinearMap], Lines]
+"""Lines of a relaxed node by its name, on the support of the rows that reach it: [G or 1, S or 1, *support]."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,22 @@ class Walked:
         return bound
 
 
+def frame_of(step: Step, values: Mapping[str, Tensor], box: Interval) -> Frame:
+    """The frame of a relaxed step on its operand's box [G, *shape]: tensors [G, 1, *shape]."""
+    fixed = fixed_operands(step, values)
+    return step.relaxation.frame(step.site, fixed, box.lower.unsqueeze(1), box.upper.unsqueeze(1))
+
+
 def lines_of(step: Step, values: Mapping[str, Tensor], box: Interval, free: Tensor | None) -> Lines:
     """Lines of a relaxed step on its operand's box [G, *shape]; free [K, G, S or 1, *shape] or None."""
-    lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
-    fixed = fixed_operands(step, values)
-    relaxation = step.relaxation
-    if free is None:
-        free = relaxation.init(step.site, fixed, lower, upper)
-    return relaxation.lines(step.site, fixed, lower, upper, free)
+    frame = frame_of(step, values, box)
+    chosen = step.relaxation.init(step.site, frame) if free is None else free
+    return step.relaxation.lines(step.site, frame, chosen)
+
+
+def lines_at(rows: LinearMap, lines: Lines) -> Lines:
+    """Lines of a node on the support of rows over it."""
+    return Lines(*(None if part is None else rows.at(part) for part in lines))  # pyright: ignore[reportArgumentType]
 
 
 def fixed_operands(step: Step, values: Mapping[str, Tensor]) -> list[Tensor | None]:
@@ -105,10 +114,8 @@ def walk(
             maps, added = pull(step.site, step.op.forward, fixed_operands(step, values), here)
         else:
             assert lines is not None
-            enclosing = lines(name)
-            added = here.signed(enclosing.lower_intercept, enclosing.upper_intercept)
-            scaled = here.signed_scale(enclosing.lower_slope, enclosing.upper_slope)
-            maps = [scaled] + [None] * (len(step.perturbed) - 1)
+            below, added = relaxed(here, lines(name, here))
+            maps = [below] + [None] * (len(step.perturbed) - 1)
         if added is not None:
             constant = constant + added
         for operand, part in zip(step.site.node.inputs, maps, strict=True):

@@ -1,15 +1,16 @@
 """Linear maps from a node's value to bound rows.
 
 A map stands for A of shape [G, S, *shape]: G groups (samples, or packed rows), S rows per group, and the
-shape of the node it reads. Maps are values: no operation writes into its operands. The forms differ only
-in what they store; a convolution-structured form has its place beside these.
+shape of the node it reads. It stores `coefficients` [G, S, *support] at those entries of the node that a
+row may read; `at` brings any value of the node onto the same entries, so that all arithmetic is
+element-wise on the support, whatever the form. Maps are values: no operation writes into its operands.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
@@ -21,36 +22,34 @@ def merged(value: Tensor, lead: int) -> Tensor:
 
 
 def contract(a: Tensor, v: Tensor) -> Tensor:
-    """Sum over the last axis of a [G, S, n] times v [G or 1, S or 1, n]: [G, S]."""
+    """Sum over the last axis of a [G, S, n] times v [G or 1, S or 1, n or 1]: [G, S]."""
+    if v.shape[2] != a.shape[2]:
+        v = v.expand(*v.shape[:2], a.shape[2])
     if v.shape[1] > 1:
-        return (a * v).sum(-1)
+        return torch.linalg.vecdot(a, v)
     return a @ v[0, 0] if v.shape[0] == 1 else torch.bmm(a, v.transpose(1, 2)).squeeze(-1)
 
 
 class LinearMap(ABC):
-    """A[g, s, :] applied to a node's value."""
+    """A[g, s, :] applied to a node's value; a form defines its support and what follows from it."""
 
+    coefficients: Tensor
     shape: tuple[int, ...]
 
-    @property
     @abstractmethod
-    def rows(self) -> tuple[int, int]:
-        """(G, S)."""
+    def at(self, value: Tensor) -> Tensor:
+        """A value [G or 1, S or 1, *shape] of the node on the support, [G or 1, S or 1, *support].
+
+        Axes of the node may have size 1 (broadcast). Where the support hangs over the node's edge, 0.
+        """
+
+    @abstractmethod
+    def holding(self, coefficients: Tensor) -> LinearMap:
+        """Other coefficients on the same support."""
 
     @abstractmethod
     def dense(self) -> Tensor:
         """The coefficients [G, S, *shape]."""
-
-    @abstractmethod
-    def signed(self, pos: Tensor, neg: Tensor) -> Tensor:
-        """Coefficients times `pos` where they are positive and `neg` elsewhere, summed: [G, S].
-
-        pos, neg: [G or 1, S or 1, *shape]. With pos = neg = v this is A v.
-        """
-
-    @abstractmethod
-    def signed_scale(self, pos: Tensor, neg: Tensor) -> LinearMap:
-        """max(A, 0) pos + min(A, 0) neg, element-wise."""
 
     @abstractmethod
     def reshaped(self, shape: tuple[int, ...]) -> LinearMap:
@@ -60,36 +59,56 @@ class LinearMap(ABC):
     def take(self, rows: Tensor) -> LinearMap:
         """Only the given rows (indices into S)."""
 
+    def plus(self, other: LinearMap) -> LinearMap | None:
+        """The sum where this form can hold it, else None."""
+        return None
+
     @property
-    @abstractmethod
+    def rows(self) -> tuple[int, int]:
+        """(G, S)."""
+        return self.coefficients.shape[0], self.coefficients.shape[1]
+
+    @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the coefficients."""
+        return self.coefficients.numel() * self.coefficients.element_size()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the coefficients."""
+        return self.coefficients.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the coefficients."""
+        return self.coefficients.device
 
     def dot(self, value: Tensor) -> Tensor:
         """A v, [G, S]; value [G or 1, S or 1, *shape]."""
-        return self.signed(value, value)
+        return contract(merged(self.coefficients, 2), self.flat(value))
 
     def absdot(self, radius: Tensor) -> Tensor:
         """|A| r, [G, S]."""
-        return self.signed(radius, -radius)
+        return contract(merged(self.coefficients.abs(), 2), self.flat(radius))
+
+    def flat(self, value: Tensor) -> Tensor:
+        """A value on the support with one axis for all entries."""
+        here = self.at(value)
+        if here.shape[2:] != self.coefficients.shape[2:]:
+            here = here.expand(*here.shape[:2], *self.coefficients.shape[2:])
+        return merged(here, 2)
+
+    def scaled(self, factor: Tensor) -> LinearMap:
+        """A times a value of the node, element-wise."""
+        return self.holding(self.coefficients * self.at(factor))
 
     def negated(self) -> LinearMap:
         """-A."""
-        minus = -torch.ones((1, 1) + (1,) * len(self.shape), dtype=self.dtype, device=self.device)
-        return self.signed_scale(minus, minus)
+        return self.holding(-self.coefficients)
 
     def __add__(self, other: LinearMap) -> LinearMap:
-        return Dense(self.dense() + other.dense())
-
-    @property
-    @abstractmethod
-    def dtype(self) -> torch.dtype:
-        """Of the coefficients."""
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Of the coefficients."""
+        total = self.plus(other)
+        return Dense(self.dense() + other.dense()) if total is None else total
 
 
 @dataclass(frozen=True)
@@ -102,159 +121,55 @@ class Dense(LinearMap):
     def shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return tuple(self.coefficients.shape[2:])
 
-    @property
-    def rows(self) -> tuple[int, int]:
-        return self.coefficients.shape[0], self.coefficients.shape[1]
+    def at(self, value: Tensor) -> Tensor:
+        return value
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.coefficients.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.coefficients.device
+    def holding(self, coefficients: Tensor) -> Dense:
+        return Dense(coefficients)
 
     def dense(self) -> Tensor:
         return self.coefficients
 
-    @cached_property
-    def halves(self) -> tuple[Tensor, Tensor]:
-        """max(A, 0) and min(A, 0); two clamps and a fused multiply-add are 5x faster than torch.where on a CPU."""
-        return self.coefficients.clamp(min=0), self.coefficients.clamp(max=0)
-
-    def signed(self, pos: Tensor, neg: Tensor) -> Tensor:
-        if pos is neg:
-            return contract(merged(self.coefficients, 2), merged(pos, 2))
-        up, down = self.halves
-        return contract(merged(up, 2), merged(pos, 2)) + contract(merged(down, 2), merged(neg, 2))
-
-    def signed_scale(self, pos: Tensor, neg: Tensor) -> LinearMap:
-        if pos is neg:
-            return Dense(self.coefficients * pos)
-        up, down = self.halves
-        return Dense(torch.addcmul(up * pos, down, neg))
-
-    def absdot(self, radius: Tensor) -> Tensor:
-        return contract(merged(self.coefficients.abs(), 2), merged(radius, 2))
-
-    def reshaped(self, shape: tuple[int, ...]) -> LinearMap:
+    def reshaped(self, shape: tuple[int, ...]) -> Dense:
         return Dense(self.coefficients.reshape(*self.rows, *shape))
 
-    def take(self, rows: Tensor) -> LinearMap:
+    def take(self, rows: Tensor) -> Dense:
         return Dense(self.coefficients.index_select(1, rows))
-
-    @property
-    def nbytes(self) -> int:
-        return self.coefficients.numel() * self.coefficients.element_size()
 
 
 @dataclass(frozen=True)
 class Rows(LinearMap):
-    """One coefficient per row: A[g, s, :] = value[g, s] at flat position index[g, s], zero elsewhere."""
+    """One coefficient per row: A[g, s, :] = coefficients[g, s] at flat position index[g, s], zero elsewhere."""
 
     index: Tensor
-    value: Tensor
-    shape: tuple[int, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
+    coefficients: Tensor
+    shape: tuple[int, ...]
 
-    @property
-    def rows(self) -> tuple[int, int]:
-        return self.value.shape[0], self.value.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.value.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.value.device
-
-    def pick(self, value: Tensor) -> Tensor:
-        """The entries of a [G or 1, S or 1, *shape] tensor that the rows read: [G, S]."""
+    def at(self, value: Tensor) -> Tensor:
         groups, rows = self.rows
+        if value.shape[2:] != self.shape:
+            value = value.expand(*value.shape[:2], *self.shape)
         entries = merged(value, 2)
         if entries.shape[1] == 1:
             return entries[:, 0].expand(groups, -1).gather(1, self.index)
         return entries.expand(groups, rows, -1).gather(2, self.index.unsqueeze(-1)).squeeze(-1)
 
+    def holding(self, coefficients: Tensor) -> Rows:
+        return Rows(self.index, coefficients, self.shape)
+
     def dense(self) -> Tensor:
-        numel = 1
-        for size in self.shape:
-            numel *= size
-        zeros = torch.zeros(*self.rows, numel, dtype=self.dtype, device=self.device)
-        filled = zeros.scatter(2, self.index.unsqueeze(-1), self.value.unsqueeze(-1))
+        zeros = torch.zeros(*self.rows, prod(self.shape), dtype=self.dtype, device=self.device)
+        filled = zeros.scatter(2, self.index.unsqueeze(-1), self.coefficients.unsqueeze(-1))
         return filled.reshape(*self.rows, *self.shape)
 
-    def signed(self, pos: Tensor, neg: Tensor) -> Tensor:
-        return self.value * torch.where(self.value > 0, self.pick(pos), self.pick(neg))
+    def reshaped(self, shape: tuple[int, ...]) -> Rows:
+        return Rows(self.index, self.coefficients, shape)
 
-    def signed_scale(self, pos: Tensor, neg: Tensor) -> LinearMap:
-        scaled = self.value * torch.where(self.value > 0, self.pick_or_one(pos), self.pick_or_one(neg))
-        return Rows(self.index, scaled, self.shape)
-
-    def pick_or_one(self, value: Tensor) -> Tensor:
-        """`pick` for factors that broadcast over the node's axes."""
-        if value.shape[2:] != self.shape:
-            value = value.expand(*value.shape[:2], *self.shape)
-        return self.pick(value)
-
-    def reshaped(self, shape: tuple[int, ...]) -> LinearMap:
-        return Rows(self.index, self.value, shape)
-
-    def take(self, rows: Tensor) -> LinearMap:
-        return Rows(self.index.index_select(1, rows), self.value.index_select(1, rows), self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.value.numel() * (self.value.element_size() + self.index.element_size())
+    def take(self, rows: Tensor) -> Rows:
+        return Rows(self.index.index_select(1, rows), self.coefficients.index_select(1, rows), self.shape)
 
 
-@dataclass(frozen=True)
-class Diagonal(LinearMap):
-    """One row per entry of the node: A[g, s, :] = entries[g, s] at position s (the identity times a vector)."""
-
-    entries: Tensor
-    shape: tuple[int, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    @property
-    def rows(self) -> tuple[int, int]:
-        return self.entries.shape[0], self.entries.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.entries.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.entries.device
-
-    def as_rows(self) -> Rows:
-        """The same map with explicit positions."""
-        count = self.entries.shape[1]
-        index = torch.arange(count, device=self.device).expand(self.rows)
-        return Rows(index, self.entries, self.shape)
-
-    def dense(self) -> Tensor:
-        return torch.diag_embed(self.entries).reshape(*self.rows, *self.shape)
-
-    def signed(self, pos: Tensor, neg: Tensor) -> Tensor:
-        return self.as_rows().signed(pos, neg)
-
-    def signed_scale(self, pos: Tensor, neg: Tensor) -> LinearMap:
-        scaled = self.as_rows().signed_scale(pos, neg)
-        assert isinstance(scaled, Rows)
-        return Diagonal(scaled.value, self.shape)
-
-    def reshaped(self, shape: tuple[int, ...]) -> LinearMap:
-        return Diagonal(self.entries, shape)
-
-    def take(self, rows: Tensor) -> LinearMap:
-        return self.as_rows().take(rows)
-
-    @property
-    def nbytes(self) -> int:
-        return self.entries.numel() * self.entries.element_size()
-
-
-def identity(numel: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str = "cpu") -> Diagonal:
+def identity(numel: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str = "cpu") -> Rows:
     """The identity on a node's value, one group."""
-    return Diagonal(torch.ones(1, numel, dtype=dtype, device=device), shape)
+    index = torch.arange(numel, device=device).unsqueeze(0)
+    return Rows(index, torch.ones(1, numel, dtype=dtype, device=device), shape)

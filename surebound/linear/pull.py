@@ -97,8 +97,8 @@ def pull_linear(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     if weight is None or values[0] is not None or (len(values) > 2 and bias is None):
         return None
     if isinstance(rows, Rows) and len(rows.shape) == 1:
-        pulled = weight[rows.index] * rows.value.unsqueeze(-1)
-        added = None if bias is None else bias[rows.index] * rows.value
+        pulled = weight[rows.index] * rows.coefficients.unsqueeze(-1)
+        added = None if bias is None else bias[rows.index] * rows.coefficients
     else:
         dense = rows.dense()
         pulled = dense @ weight
@@ -129,9 +129,9 @@ def pull_batch_norm(site: Site, values: Values, rows: LinearMap) -> Pulled | Non
     assert weight is not None and bias is not None and mean is not None and var is not None
     scale, shift = norm_scale(site, weight, bias, mean, var)
     scale = scale.expand(site.shape)[None, None]
-    maps: list[LinearMap | None] = [rows.signed_scale(scale, scale), None, None, None, None]
+    maps: list[LinearMap | None] = [rows.scaled(scale), None, None, None, None]
     shift = shift.expand(site.shape)[None, None]
-    return maps, rows.signed(shift, shift)
+    return maps, rows.dot(shift)
 
 
 def pull_add(site: Site, values: Values, rows: LinearMap) -> Pulled:
@@ -161,7 +161,7 @@ def pull_neg(site: Site, values: Values, rows: LinearMap) -> Pulled:
 
 def pull_factor(site: Site, values: Values, rows: LinearMap, factor: Tensor, moving: int) -> Pulled:
     maps: list[LinearMap | None] = [None, None]
-    maps[moving] = onto(site, site.operands[moving], rows.signed_scale(factor, factor))
+    maps[moving] = onto(site, site.operands[moving], rows.scaled(factor))
     return maps, None
 
 

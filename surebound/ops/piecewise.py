@@ -7,6 +7,7 @@ far side and any line through the kink with a slope between the pieces' slopes o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 import torch.nn.functional as F
@@ -14,41 +15,52 @@ from torch import Tensor
 
 from surebound.graph.ir import Site
 from surebound.ops.broadcast import aligned
-from surebound.ops.record import Interval, Lines, Op, Relaxation, never
+from surebound.ops.record import Frame, Interval, Lines, Op, Relaxation, never
 from surebound.ops.reshape import monotone
 
 Values = Sequence[Tensor | None]
 
 
-def two_pieces(left: float, right: float, lower: Tensor, upper: Tensor, free: Tensor) -> Lines:
-    """Lines of f(x) = left x for x < 0, right x for x >= 0, on [lower, upper]; free [1, ...] in [0, 1].
+def two_piece_frame(left: float, right: float, lower: Tensor, upper: Tensor) -> Frame:
+    """Of f(x) = left x for x < 0, right x for x >= 0, on [lower, upper]: the chord's slope and intercept,
+    the least and the largest slope of a line through the origin on the other side, CROWN's choice of it.
 
-    Convex (left <= right): above the chord, below slope left + free (right - left) through the origin.
-    Concave: the same with the sides exchanged. A box on one side of 0 gives the exact line twice.
+    CROWN takes the right piece where the box reaches further up than down, else the left one. A box on one
+    side of 0 has the exact line everywhere.
     """
     crossing = (lower < 0) & (upper > 0)
-    width = torch.where(crossing, upper - lower, torch.ones_like(upper))
-    weight = upper / width
-    chord = left + (right - left) * weight
-    chord_intercept = (left - right) * weight * lower
-    exact = torch.where(lower >= 0, torch.full_like(lower, right), torch.full_like(lower, left))
-    zero = torch.zeros_like(lower)
-    chord = torch.where(crossing, chord, exact)
-    chord_intercept = torch.where(crossing, chord_intercept, zero)
-    tangent = torch.where(crossing, left + (right - left) * free[0], exact)
-    if left <= right:
-        return Lines(tangent, zero, chord, chord_intercept)
-    return Lines(chord, chord_intercept, tangent, zero)
+    weight = upper / torch.where(crossing, upper - lower, torch.ones_like(upper))
+    exact = left + (right - left) * (lower >= 0).to(lower.dtype)
+    chord = torch.where(crossing, left + (right - left) * weight, exact)
+    intercept = torch.where(crossing, (left - right) * weight * lower, torch.zeros_like(lower))
+    least = torch.where(crossing, min(left, right), exact)
+    largest = torch.where(crossing, max(left, right), exact)
+    adaptive = torch.where(crossing, left + (right - left) * (upper > -lower).to(lower.dtype), exact)
+    return chord, intercept, least, largest, adaptive
 
 
-def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
-    """CROWN's choice of the free slope: 1 where the box reaches further up than down, else 0."""
-    return (upper > -lower).to(lower.dtype).unsqueeze(0)
+def convex_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
+    """left <= right: above the chord, below the line through the origin with slope `free`."""
+    return Lines(free[0], None, frame[0], frame[1])
 
 
-def unit_interval(free: Tensor) -> Tensor:
-    """Free values live in [0, 1]."""
-    return free.clamp(0, 1)
+def concave_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
+    """left > right: the same with the sides exchanged."""
+    return Lines(frame[0], frame[1], free[0], None)
+
+
+def slope_limits(site: Site, frame: Frame) -> tuple[Tensor, Tensor]:
+    return frame[2].unsqueeze(0), frame[3].unsqueeze(0)
+
+
+def adaptive(site: Site, frame: Frame) -> Tensor:
+    return frame[4].unsqueeze(0)
+
+
+def unit_interval(site: Site, frame: Frame) -> tuple[Tensor, Tensor]:
+    """Free values that are shares live in [0, 1]."""
+    like = frame[0].unsqueeze(0)
+    return torch.zeros_like(like), torch.ones_like(like)
 
 
 def zero_like(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
@@ -65,9 +77,10 @@ def relu_forward(site: Site, x: Tensor) -> Tensor:
 
 
 RELU = Relaxation(
-    lines=lambda site, values, lower, upper, free: two_pieces(0.0, 1.0, lower, upper, free),
-    init=lambda site, values, lower, upper: adaptive(lower, upper),
-    project=unit_interval,
+    frame=lambda site, values, lower, upper: two_piece_frame(0.0, 1.0, lower, upper),
+    lines=convex_lines,
+    init=adaptive,
+    limits=slope_limits,
     loose=crosses_zero,
     threshold=zero_like,
     exact_split=True,
@@ -90,10 +103,15 @@ def leaky_loose(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Ten
     return crosses_zero(site, values, lower, upper) & (site.attrs["slope"] != 1.0)
 
 
+def leaky_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
+    return (convex_lines if site.attrs["slope"] <= 1 else concave_lines)(site, frame, free)
+
+
 LEAKY = Relaxation(
-    lines=lambda site, values, lower, upper, free: two_pieces(site.attrs["slope"], 1.0, lower, upper, free),
-    init=lambda site, values, lower, upper: adaptive(lower, upper),
-    project=unit_interval,
+    frame=lambda site, values, lower, upper: two_piece_frame(site.attrs["slope"], 1.0, lower, upper),
+    lines=leaky_lines,
+    init=adaptive,
+    limits=slope_limits,
     loose=leaky_loose,
     threshold=zero_like,
     exact_split=True,
@@ -110,41 +128,54 @@ def clip_kinks(site: Site, lower: Tensor, upper: Tensor) -> tuple[float, float, 
     return low, high, (lower < low) & (upper > low), (lower < high) & (upper > high)
 
 
-def clip_lines(site: Site, values: Values, lower: Tensor, upper: Tensor, free: Tensor) -> Lines:
-    """Lines of min(max(x, a), b).
+def clip_frame(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Frame:
+    """Of min(max(x, a), b): the chord's slope and intercept, and for either kink (a, a) and (b, b) whether the
+    box has it inside, the steepest sound slope of a line through it, and CROWN's share of that slope.
 
-    Through the lower kink (a, a) runs the lower line, slope free[0] times the steepest sound one; through
-    the upper kink (b, b) the upper line, slope free[1] times the steepest; a kink outside the box gives
-    the chord of what is left on that side.
+    CROWN takes the steep line where more of the box lies on the sloped side of the kink, else the flat one.
     """
     low, high, at_low, at_high = clip_kinks(site, lower, upper)
     one, zero = torch.ones_like(lower), torch.zeros_like(lower)
     f_lower, f_upper = clip_forward(site, lower), clip_forward(site, upper)
     bent = at_low | at_high
-    width = torch.where(bent, upper - lower, one)
     flat = (upper <= low) | (lower >= high)
-    chord = torch.where(bent, (f_upper - f_lower) / width, torch.where(flat, zero, one))
-    a, b = (low if at_low.any() else 0.0), (high if at_high.any() else 0.0)
-    steep_low = torch.where(at_low, (f_upper - a) / torch.where(at_low, upper - a, one), chord)
-    steep_high = torch.where(at_high, (b - f_lower) / torch.where(at_high, b - lower, one), chord)
+    chord = torch.where(bent, (f_upper - f_lower) / torch.where(bent, upper - lower, one), torch.where(flat, zero, one))
+    a, b = finite(low), finite(high)
+    steep_low = torch.where(at_low, (f_upper - a) / torch.where(at_low, upper - a, one), zero)
+    steep_high = torch.where(at_high, (b - f_lower) / torch.where(at_high, b - lower, one), zero)
+    below = at_low & (f_upper - low > low - lower)
+    above = at_high & (high - f_lower > upper - high)
+    return (
+        chord,
+        f_lower - chord * lower,
+        at_low,
+        steep_low,
+        below.to(one.dtype),
+        at_high,
+        steep_high,
+        above.to(one.dtype),
+    )
+
+
+def finite(kink: float) -> float:
+    """The kink, or 0 for one at infinity that no box has inside."""
+    return kink if isfinite(kink) else 0.0
+
+
+def clip_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
+    """Through the lower kink runs the lower line, slope free[0] times the steepest, through the upper kink the
+    upper line with free[1]; a kink outside the box gives the chord of what is left on that side.
+    """
+    chord, anchor, at_low, steep_low, _, at_high, steep_high, _ = frame
+    a, b = finite(site.attrs["min"]), finite(site.attrs["max"])
     slope_low = torch.where(at_low, free[0] * steep_low, chord)
     slope_high = torch.where(at_high, free[1] * steep_high, chord)
-    anchor = f_lower - chord * lower
     return Lines(
         slope_low,
         torch.where(at_low, a - slope_low * a, anchor),
         slope_high,
         torch.where(at_high, b - slope_high * b, anchor),
     )
-
-
-def clip_init(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
-    """The steep line where more of the box lies on the sloped side of the kink, else the flat one."""
-    low, high, at_low, at_high = clip_kinks(site, lower, upper)
-    f_lower, f_upper = clip_forward(site, lower), clip_forward(site, upper)
-    below = at_low & (f_upper - low > low - lower)
-    above = at_high & (high - f_lower > upper - high)
-    return torch.stack([below, above]).to(lower.dtype)
 
 
 def clip_loose(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
@@ -160,7 +191,15 @@ def clip_threshold(site: Site, values: Values, lower: Tensor, upper: Tensor) -> 
     return torch.where(prefer_low, zero + low, torch.where(at_high, zero + high, zero))
 
 
-CLIP = Relaxation(clip_lines, clip_init, unit_interval, clip_loose, clip_threshold, exact_split=True)
+CLIP = Relaxation(
+    clip_frame,
+    clip_lines,
+    lambda site, frame: torch.stack([frame[4], frame[7]]),
+    unit_interval,
+    clip_loose,
+    clip_threshold,
+    exact_split=True,
+)
 
 
 def graft_forward(site: Site, x: Tensor, mask: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
@@ -174,17 +213,18 @@ def graft_interval(site: Site, x: Interval, mask: Interval, slope: Interval, int
     return Interval(low, torch.where(mask.lower, torch.maximum(*ends), x.upper.clamp(min=0)))
 
 
-def graft_lines(site: Site, values: Values, lower: Tensor, upper: Tensor, free: Tensor) -> Lines:
-    """The line itself, twice, where grafted; relu's lines elsewhere."""
+def graft_frame(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Frame:
+    """relu's frame with the line itself on both sides where grafted, and the lower line's intercept."""
     _, mask, slope, intercept = values
     assert mask is not None and slope is not None and intercept is not None
-    relu = two_pieces(0.0, 1.0, lower, upper, free)
-    return Lines(
-        torch.where(mask, slope, relu.lower_slope),
-        torch.where(mask, intercept, relu.lower_intercept),
-        torch.where(mask, slope, relu.upper_slope),
-        torch.where(mask, intercept, relu.upper_intercept),
-    )
+    chord, above, *slopes = two_piece_frame(0.0, 1.0, lower, upper)
+    below = torch.where(mask, intercept, torch.zeros_like(lower))
+    slopes = [torch.where(mask, slope, value) for value in slopes]
+    return torch.where(mask, slope, chord), torch.where(mask, intercept, above), *slopes, below
+
+
+def graft_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
+    return Lines(free[0], frame[5], frame[0], frame[1])
 
 
 def graft_loose(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
@@ -194,9 +234,10 @@ def graft_loose(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Ten
 
 
 GRAFT = Relaxation(
+    graft_frame,
     graft_lines,
-    lambda site, values, lower, upper: adaptive(lower, upper),
-    unit_interval,
+    adaptive,
+    slope_limits,
     graft_loose,
     zero_like,
     exact_split=True,

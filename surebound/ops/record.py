@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from surebound.graph.ir import Site
@@ -27,13 +28,17 @@ class Lines(NamedTuple):
     """Two affine functions that enclose an element-wise function on a box.
 
     For every x in [l, u]:  lower_slope x + lower_intercept <= f(x) <= upper_slope x + upper_intercept.
-    Each tensor has shape [G, S or 1, *node shape] (or broadcasts to it).
+    Each tensor has shape [G, S or 1, *node shape] (or broadcasts to it); an intercept None is zero.
     """
 
     lower_slope: Tensor
-    lower_intercept: Tensor
+    lower_intercept: Tensor | None
     upper_slope: Tensor
-    upper_intercept: Tensor
+    upper_intercept: Tensor | None
+
+
+Frame = tuple[Tensor, ...]
+"""What a relaxation computes from a box once: element-wise quantities that its lines are made of."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +47,29 @@ class Relaxation:
 
     Arguments: `site`; `values`, the operands' values with None for the perturbed one; the perturbed
     operand's box `lower`, `upper` of shape [G, 1, *shape].
+    frame: everything about a box that does not depend on free values, each [G, 1, *shape]. A map may read
+        it at some of the node's entries only, so all functions of a frame are element-wise.
     lines: the enclosing lines; `free` [K, G, S or 1, *shape] holds the relaxation's K free values per
         neuron (alphas); any value that `project` returns gives sound lines.
     init: the free values that need no optimisation, [K, G, 1, *shape].
-    project: the nearest admissible free values, element-wise and cheap.
+    limits: (low, high) [K or 1, G, 1, *shape], between which free values may lie.
     loose: bool [G, 1, *shape], where the two lines differ ("unstable neurons").
     threshold: [G, 1, *shape], the value of the operand at which splitting a loose neuron helps most.
     exact_split: True when finitely many splits make every neuron exact (piecewise linear ops).
     """
 
-    lines: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor, Tensor], Lines]
-    init: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
-    project: Callable[[Tensor], Tensor]
+    frame: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Frame]
+    lines: Callable[[Site, Frame, Tensor], Lines]
+    init: Callable[[Site, Frame], Tensor]
+    limits: Callable[[Site, Frame], tuple[Tensor, Tensor]]
     loose: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
     threshold: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
     exact_split: bool
+
+    def project(self, site: Site, frame: Frame, free: Tensor) -> Tensor:
+        """The nearest admissible free values; NaN becomes the middle."""
+        low, high = self.limits(site, frame)
+        return torch.clamp(torch.where(torch.isnan(free), (low + high) / 2, free), low, high)
 
 
 @dataclass(frozen=True)

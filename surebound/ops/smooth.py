@@ -15,7 +15,7 @@ from torch import Tensor
 
 from surebound.graph.ir import Site
 from surebound.ops.piecewise import unit_interval
-from surebound.ops.record import Lines, Op, Relaxation, never
+from surebound.ops.record import Frame, Lines, Op, Relaxation, never
 from surebound.ops.reshape import monotone
 
 Values = Sequence[Tensor | None]
@@ -63,17 +63,25 @@ def following(curve: SShape, start: Tensor, lower: Tensor) -> Tensor:
     return torch.where(lower >= 0, lower, start + torch.where(still, torch.zeros_like(change), change))
 
 
-def upper_line(curve: SShape, lower: Tensor, upper: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and intercept of a line above the curve on [lower, upper]; free in [0, 1] places the tangent."""
+def upper_frame(curve: SShape, lower: Tensor, upper: Tensor) -> Frame:
+    """Of the lines above the curve on [lower, upper]: the earliest and the latest tangent's position, whether
+    a tangent is used, and the chord's slope and intercept where it is not.
+    """
     start, exists = earliest_tangent(curve, lower.detach(), upper.detach())
     start = following(curve, start, lower)
-    tangent_at = start + free * (upper - start)
     width = upper - lower
     tiny = width <= 1e-12 * (1 + upper.abs())
     chord = (curve.f(upper) - curve.f(lower)) / torch.where(tiny, torch.ones_like(width), width)
     use_tangent = exists & (upper > 0) & ~tiny
-    chord_slope = torch.where(tiny, torch.zeros_like(chord), chord)
-    chord_intercept = torch.where(tiny, curve.f(upper), curve.f(lower) - chord * lower)
+    slope = torch.where(tiny, torch.zeros_like(chord), chord)
+    intercept = torch.where(tiny, curve.f(upper), curve.f(lower) - chord * lower)
+    return start, upper, use_tangent, slope, intercept
+
+
+def upper_line(curve: SShape, frame: Frame, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and intercept of a line above the curve; free in [0, 1] places the tangent."""
+    start, end, use_tangent, chord_slope, chord_intercept = frame
+    tangent_at = start + free * (end - start)
     slope = curve.slope(tangent_at)
     intercept = curve.f(tangent_at) - slope * tangent_at
     return torch.where(use_tangent, slope, chord_slope), torch.where(use_tangent, intercept, chord_intercept)
@@ -82,21 +90,25 @@ def upper_line(curve: SShape, lower: Tensor, upper: Tensor, free: Tensor) -> tup
 def relaxation(curve: SShape) -> Relaxation:
     """Lines, start values and splits of an S-shaped function."""
 
-    def lines(site: Site, values: Values, lower: Tensor, upper: Tensor, free: Tensor) -> Lines:
-        high_slope, high_intercept = upper_line(curve, lower, upper, free[1])
-        low_slope, mirrored = upper_line(curve, -upper, -lower, free[0])
-        return Lines(low_slope, 2 * curve.f(torch.zeros_like(lower)) - mirrored, high_slope, high_intercept)
+    def frame(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Frame:
+        """The upper line's frame, that of the mirrored lower line, and CROWN's two tangents.
 
-    def init(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
-        """The middle of a one-sided box, the earliest sound tangent of a mixed one."""
-        half = torch.full_like(lower, 0.5)
-        zero = torch.zeros_like(lower)
-        return torch.stack([torch.where(upper <= 0, half, zero), torch.where(lower >= 0, half, zero)])
+        CROWN takes the middle of a one-sided box, the earliest sound tangent of a mixed one.
+        """
+        half, zero = torch.full_like(lower, 0.5), torch.zeros_like(lower)
+        choice = torch.where(upper <= 0, half, zero), torch.where(lower >= 0, half, zero)
+        return *upper_frame(curve, lower, upper), *upper_frame(curve, -upper, -lower), *choice
+
+    def lines(site: Site, frame: Frame, free: Tensor) -> Lines:
+        high_slope, high_intercept = upper_line(curve, frame[:5], free[1])
+        low_slope, mirrored = upper_line(curve, frame[5:10], free[0])
+        return Lines(low_slope, 2 * curve.f(torch.zeros_like(mirrored)) - mirrored, high_slope, high_intercept)
 
     return Relaxation(
+        frame=frame,
         lines=lines,
-        init=init,
-        project=unit_interval,
+        init=lambda site, frame: torch.stack(frame[10:]),
+        limits=unit_interval,
         loose=lambda site, values, lower, upper: upper > lower,
         threshold=lambda site, values, lower, upper: (lower + upper) / 2,
         exact_split=False,

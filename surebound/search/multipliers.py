@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ class Multipliers:
     def __init__(self, unstable: Mapping[str, Tensor]) -> None:
         self.unstable = dict(unstable)
         self.free: dict[str, Tensor] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.beta = torch.zeros(0, 1, 0)
         self.logits = torch.zeros(0, 1)
         self.unused: NDArray[np.int32] = np.empty(0, np.int32)
@@ -47,6 +49,7 @@ class Multipliers:
         for name, value in free.items():
             index = self.unstable[name][case]
             kinds, groups, rows = value.shape[:3]
+            self.shapes[name] = tuple(value.shape[3:])
             packed = merged(value, 3).gather(3, index[None, :, None].expand(kinds, groups, rows, -1)).half()
             self.free[name] = grown(self.free.get(name), (self.capacity, kinds, rows, index.shape[1]), torch.half)
             self.free[name][at] = packed.transpose(0, 1)
@@ -59,20 +62,20 @@ class Multipliers:
         self.logits[at] = logits.float()
         return slots
 
-    def load(self, slots: Tensor, case: Tensor, start: Free, depth: int) -> tuple[Free, Tensor, Tensor]:
+    def load(self, slots: Tensor, case: Tensor, depth: int, dtype: torch.dtype) -> tuple[Free, Tensor, Tensor]:
         """Values for children of the sub-problems in `slots`: their own split first, with multiplier 0.
 
-        start: values for everything that is not kept.
+        Free values of stable neurons, which have no choice, are not kept; they come back as 0.
         """
         free: Free = {}
-        for name, value in start.items():
-            packed = self.free[name][slots].transpose(0, 1).to(value.dtype)
+        for name, kept in self.free.items():
+            packed = kept[slots].transpose(0, 1).to(dtype)
             index = self.unstable[name][case][None, :, None].expand(packed.shape)
-            full = merged(value, 3).expand(*packed.shape[:3], -1).scatter(3, index, packed)
-            free[name] = full.reshape(*packed.shape[:3], *value.shape[3:])
-        kept = self.beta[slots][:, :, : max(depth - 1, 0)]
-        beta = torch.zeros(len(slots), kept.shape[1], depth)
-        beta[:, :, 1 : 1 + kept.shape[2]] = kept
+            zeros = torch.zeros(*packed.shape[:3], prod(self.shapes[name]), dtype=dtype)
+            free[name] = zeros.scatter(3, index, packed).reshape(*packed.shape[:3], *self.shapes[name])
+        held = self.beta[slots][:, :, : max(depth - 1, 0)]
+        beta = torch.zeros(len(slots), held.shape[1], depth)
+        beta[:, :, 1 : 1 + held.shape[2]] = held
         return free, beta, self.logits[slots]
 
     def release(self, slots: NDArray[np.int32]) -> None:

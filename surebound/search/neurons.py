@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.bounds.alpha import Free, Optimised, Rates, Target, initial_free, optimise
+from surebound.bounds.alpha import Free, Optimised, Target, optimise
 from surebound.bounds.beta import Splits
+from surebound.bounds.climb import Rates
 from surebound.bounds.crown import Context, boxes_of, by_walk, unstable_of
 from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
@@ -184,11 +185,10 @@ class NeuronEngine:
 
     def start(self, batch: Batch, rows: NDArray[np.int64]) -> Values:
         """The parent's values; for roots start values, most weight on the atom that CROWN bounds best."""
-        first = initial_free(batch.ctx, batch.boxes, self.problem.output, 1)
         slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
         if bool((slots < 0).any()):
-            return Values(first, torch.zeros(len(rows), 1, batch.splits.depth), self.first_logits(batch))
-        return Values(*self.multipliers.load(slots, batch.case, first, batch.splits.depth))
+            return Values({}, torch.zeros(len(rows), 1, batch.splits.depth), self.first_logits(batch))
+        return Values(*self.multipliers.load(slots, batch.case, batch.splits.depth, self.problem.dtype))
 
     def first_logits(self, batch: Batch) -> Tensor:
         """CONFIDENT for the atom with the best CROWN bound, 0 for the others, -inf for padding: [N, K]."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surebound.attacks.pgd import Descent, hinge, pgd, worst_row
-from surebound.bounds.alpha import Rates
+from surebound.bounds.climb import Rates
 from surebound.bounds.crown import boxes_of, by_walk
 from surebound.bounds.memory import Memory, pieces
 from surebound.errors import OutOfMemory, OutOfTime, UsageError

@@ -33,15 +33,17 @@ def neuron_scores(
     fixed = fixed_operands(step, ctx.values)
     lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
     lines = lines_of(step, ctx.values, box, free)
+    low_intercept = 0.0 if lines.lower_intercept is None else lines.lower_intercept
+    high_intercept = 0.0 if lines.upper_intercept is None else lines.upper_intercept
     at = step.relaxation.threshold(step.site, fixed, lower, upper)
 
     def f(x: Tensor) -> Tensor:
         return apply(step.site, step, fixed, x)
 
-    above = lines.upper_slope * at + lines.upper_intercept - f(at)
+    above = lines.upper_slope * at + high_intercept - f(at)
     below = torch.minimum(
-        f(lower) - lines.lower_slope * lower - lines.lower_intercept,
-        f(upper) - lines.lower_slope * upper - lines.lower_intercept,
+        f(lower) - lines.lower_slope * lower - low_intercept,
+        f(upper) - lines.lower_slope * upper - low_intercept,
     )
     a = coefficients.unsqueeze(1)
     score = torch.where(a > 0, a * below, -a * above)

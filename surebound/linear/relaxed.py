@@ -1,0 +1,79 @@
+"""The step of a walk over a relaxed node, as one differentiable function.
+
+A row with coefficient a >= 0 takes the node's lower line, a < 0 its upper line. Fused, it needs the two
+halves of the coefficients once, and its gradient is written down instead of taped: what leaves the node
+with gradient g passes on to a as g times the slope taken, and to the slopes and intercepts as g times the
+half that took them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surebound.linear.maps import LinearMap, contract, merged
+from surebound.ops.record import Lines
+
+Optional = Tensor | None
+
+
+def spread(value: Tensor, like: Tensor) -> Tensor:
+    """A value that broadcasts over the support of `like`, with one axis for all entries: [G or 1, S or 1, n]."""
+    if value.shape[2:] != like.shape[2:]:
+        value = value.expand(*value.shape[:2], *like.shape[2:])
+    return merged(value, 2)
+
+
+def collected(value: Tensor, like: Tensor) -> Tensor:
+    """The transpose of broadcasting `like`: sums over what it was repeated along."""
+    return value.sum_to_size(like.shape)
+
+
+class Relaxed(torch.autograd.Function):
+    """(a, lower slope, lower intercept, upper slope, upper intercept) -> (slopes taken times a, constant [G, S])."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, ls: Tensor, li: Optional, us: Tensor, ui: Optional) -> tuple[Tensor, Tensor]:
+        up, down = a.clamp(min=0), a.clamp(max=0)
+        constant = a.new_zeros(a.shape[:2])
+        if li is not None:
+            constant = constant + contract(merged(up, 2), spread(li, a))
+        if ui is not None:
+            constant = constant + contract(merged(down, 2), spread(ui, a))
+        ctx.save_for_backward(a, ls, li, us, ui)
+        return torch.addcmul(down * us, up, ls), constant
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Optional, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        g, c = grad_outputs
+        a, ls, li, us, ui = ctx.saved_tensors
+        c = c.reshape(*c.shape, *([1] * (a.dim() - 2)))
+        of_a = of_ls = of_li = of_us = of_ui = None
+        if ctx.needs_input_grad[0]:
+            positive = a > 0
+            of_a = g * torch.where(positive, ls, us)
+            if ui is not None:
+                of_a.addcmul_(c, torch.where(positive, torch.zeros_like(ui) if li is None else li, ui))
+            elif li is not None:
+                of_a.addcmul_(c, torch.where(positive, li, torch.zeros_like(li)))
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            up = a.clamp(min=0)
+            of_ls = collected(g * up, ls) if ctx.needs_input_grad[1] else None
+            of_li = collected(c * up, li) if ctx.needs_input_grad[2] and li is not None else None
+        if ctx.needs_input_grad[3] or ctx.needs_input_grad[4]:
+            down = a.clamp(max=0)
+            of_us = collected(g * down, us) if ctx.needs_input_grad[3] else None
+            of_ui = collected(c * down, ui) if ctx.needs_input_grad[4] and ui is not None else None
+        return of_a, of_ls, of_li, of_us, of_ui
+
+
+def relaxed(rows: LinearMap, lines: Lines) -> tuple[LinearMap, Tensor]:
+    """Rows over a relaxed node's value as rows over its operand, and the constant [G, S].
+
+    lines are on the rows' support (`rows.at`).
+    """
+    new, constant = Relaxed.apply(rows.coefficients, *lines)  # pyright: ignore[reportGeneralTypeIssues]
+    return rows.holding(new), constant
