@@ -6,7 +6,7 @@ boxes are computed in topological order; only neurons that the boxes at hand lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -23,6 +23,9 @@ from surebound.graph.ir import Node
 from surebound.linear.maps import Dense, LinearMap, Rows, merged
 from surebound.ops.record import Interval, Lines
 from surebound.regions import Box, Region
+
+WORTH = 0.7
+"""Groups are bounded together when each uses at least this part of the rows."""
 
 
 def nothing() -> None:
@@ -89,20 +92,34 @@ def loose(ctx: Context, name: str, box: Interval) -> Tensor:
     return mask
 
 
-def owned(
-    ctx: Context, boxes: Mapping[str, Interval], start: str, owner: Tensor
+def of_groups(
+    ctx: Context, boxes: Mapping[str, Interval], start: str, groups: Tensor
 ) -> tuple[Context, dict[str, Interval]]:
-    """The context and the boxes before `start`, with group g replaced by the owner of packed row g."""
+    """The context and the boxes before `start` of some groups."""
     graph = ctx.plan.graph
     values = {
-        name: value[owner] if graph[name].batched and value.shape[0] > 1 else value
+        name: value[groups] if graph[name].batched and value.shape[0] > 1 else value
         for name, value in ctx.values.items()
     }
-    regions = {name: region.take(owner) for name, region in ctx.regions.items()}
+    regions = {name: region.take(groups) for name, region in ctx.regions.items()}
     steps = (ctx.plan.steps.get(name) for name in ctx.plan.order(start))
     read = {step.site.node.inputs[0] for step in steps if step is not None and not step.affine}
-    packed = {name: Interval(boxes[name].lower[owner], boxes[name].upper[owner]) for name in read}
-    return replace(ctx, values=values, regions=regions), packed
+    taken = {name: Interval(boxes[name].lower[groups], boxes[name].upper[groups]) for name in read}
+    return replace(ctx, values=values, regions=regions), taken
+
+
+def packed(counts: Sequence[int], most: int) -> Iterator[tuple[list[int], int]]:
+    """Cut groups that want `counts` rows into pieces of similar wants: (groups, rows each).
+
+    A piece holds at most `most` rows, and no group in it wants less than WORTH of the rows it gets.
+    """
+    order = sorted((g for g in range(len(counts)) if counts[g]), key=lambda g: -counts[g])
+    while order:
+        rows = counts[order[0]]
+        fit = sum(counts[g] >= WORTH * rows for g in order)
+        size = max(1, min(fit, most // rows))
+        yield order[:size], rows
+        order = order[size:]
 
 
 def tightened(
@@ -110,50 +127,38 @@ def tightened(
 ) -> Interval:
     """Bound the masked neurons of node `name` by backward walks; others keep their box.
 
-    One group, or groups with nearly the same mask: rows [G, 2 U] over the union. Otherwise each (group,
-    neuron) pair becomes a group of its own with two rows.
+    Each group gets rows for its own neurons, below and above (-lower of the negated row); the groups of a
+    piece are padded to one number of rows with the first neuron again.
     """
     groups, shape = mask.shape[0], tuple(mask.shape[1:])
     flags = mask.reshape(groups, -1)
-    union = flags.any(0).nonzero().squeeze(-1)
-    pairs = flags.nonzero()
-    if len(pairs) == 0:
+    owner, neuron = flags.nonzero().unbind(1)
+    count = flags.sum(1)
+    if len(owner) == 0:
         return box
+    first = count.cumsum(0) - count
+    index = neuron[first.clamp(max=len(neuron) - 1)].unsqueeze(1).repeat(1, int(count.max()))
+    index[owner, torch.arange(len(owner), device=owner.device) - first[owner]] = neuron
     lower, upper = box.lower.reshape(groups, -1), box.upper.reshape(groups, -1)
     widest = max(prod(ctx.plan.graph[n].shape) for n in ctx.plan.order(name))
-    fit = ctx.memory.rows(widest, lower.dtype)
-    sign = torch.ones(1, dtype=lower.dtype, device=lower.device)
+    most = max(1, ctx.memory.rows(widest, lower.dtype) // 2)
+    for chosen, rows in packed(count.tolist(), most):
+        at = torch.tensor(chosen, device=index.device)
+        some = (ctx, boxes) if chosen == list(range(groups)) else of_groups(ctx, boxes, name, at)
 
-    if len(union) * groups <= 1.3 * len(pairs):
-
-        def bound(piece: slice) -> Tensor:
+        def bound(piece: slice, at: Tensor = at, some: tuple[Context, Mapping[str, Interval]] = some) -> Tensor:
             ctx.alive()
-            index = union[piece].repeat(2).expand(groups, -1)
-            value = torch.cat([sign.expand(index.shape[1] // 2), -sign.expand(index.shape[1] // 2)])
-            rows = Rows(index, value.expand(groups, -1), shape)
-            found = tighten(ctx, boxes, name, rows)
-            return found.reshape(groups, 2, -1)
+            here = index[at, piece]
+            sign = torch.ones(here.shape, dtype=box.lower.dtype, device=here.device)
+            both = Rows(here.repeat(1, 2), torch.cat([sign, -sign], 1), shape)
+            return tighten(*some, name, both).unflatten(1, (2, -1))
 
-        found = torch.cat(chunked(bound, len(union), max(1, fit // (2 * groups))), dim=2)
-        at = union.expand(groups, -1)
-        better_lower = torch.where(flags, lower.scatter(1, at, found[:, 0]), lower)
-        better_upper = torch.where(flags, upper.scatter(1, at, -found[:, 1]), upper)
-    else:
-
-        def bound_pairs(piece: slice) -> Tensor:
-            ctx.alive()
-            owner, index = pairs[piece, 0], pairs[piece, 1]
-            packed, packed_boxes = owned(ctx, boxes, name, owner)
-            value = torch.cat([sign, -sign]).expand(len(owner), 2)
-            rows = Rows(index.unsqueeze(1).expand(-1, 2), value, shape)
-            return tighten(packed, packed_boxes, name, rows)
-
-        found = torch.cat(chunked(bound_pairs, len(pairs), max(1, fit // 2)), dim=0)
-        at = (pairs[:, 0], pairs[:, 1])
-        better_lower = lower.index_put(at, found[:, 0])
-        better_upper = upper.index_put(at, -found[:, 1])
-    tight = Interval(better_lower.reshape(box.lower.shape), better_upper.reshape(box.upper.shape))
-    return intersect(box, tight)
+        found = torch.cat(chunked(bound, rows, max(1, most // len(chosen))), dim=2)
+        own, row = (torch.arange(rows, device=at.device) < count[at].unsqueeze(1)).nonzero().unbind(1)
+        places = (at[own], index[at[own], row])
+        lower = lower.index_put(places, found[own, 0, row])
+        upper = upper.index_put(places, -found[own, 1, row])
+    return intersect(box, Interval(lower.reshape(box.lower.shape), upper.reshape(box.upper.shape)))
 
 
 def boxes_of(
