@@ -11,14 +11,14 @@ from nets import NETS, Builder, mlp, region, residual, spec_of
 from oracle import outputs_at, row_values, sharp_points
 from torch import Tensor
 
-from surebound.bounds.alpha import AlphaCrown, Lining, Target, optimise
+from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
 from surebound.bounds.crown import Context, Crown, Ibp, boxes_of, by_walk, context
 from surebound.bounds.memory import Memory, chunked, pieces
 from surebound.bounds.plan import plan
 from surebound.bounds.query import Bounds, Method, Query
-from surebound.bounds.walk import walk
+from surebound.bounds.work import Target, Work
 from surebound.errors import OutOfMemory, SureboundError, UnsupportedOp
 from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
 from surebound.linear.maps import Dense
@@ -558,9 +558,7 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
         free: dict[str, Tensor] = {}
         for size in (0.0, 0.1, 1.0, 10.0):
             beta = size * torch.rand(3, spec.shape[1], 4, dtype=torch.float64)
-            lines = Lining(ctx, boxes, free)
-            walked = walk(ctx.plan, ctx.values, graph.output.name, rows, lines, splits.addends(graph, beta))
-            bound = walked.minimise(ctx.regions)
+            _, bound = Work.of(ctx, boxes, rows, free, splits, beta, None, False).walk(graph.output.name, frozenset())
             assert (least - bound).min() >= -slack_of(least)
         beta = torch.zeros(3, spec.shape[1], 4, dtype=torch.float64)
         found = optimise(ctx, boxes, graph.output.name, rows, free, 12, Rates(), splits, beta)

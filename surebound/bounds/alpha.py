@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from surebound.bounds.beta import Splits
-from surebound.bounds.climb import Climber, Rates
+from surebound.bounds.climb import Rates
 from surebound.bounds.crown import (
     Context,
     boxes_of,
@@ -26,77 +26,15 @@ from surebound.bounds.crown import (
 )
 from surebound.bounds.memory import Memory
 from surebound.bounds.query import Bounds, Query
-from surebound.bounds.walk import Walked, frame_of, walk
-from surebound.linear.maps import Dense, LinearMap, merged
-from surebound.ops.record import Frame, Interval, Lines
+from surebound.bounds.work import Optimised, Record, Target, Work
+from surebound.linear.maps import LinearMap
+from surebound.ops.record import Interval
 
-Free = dict[str, Tensor]
-"""Free values [K, G, S, *support] by relaxed node, on the support of the rows that reach it."""
+LEAVE = 0.75
+"""Rows leave when at most this part of those at work is left."""
 
-
-@dataclass(frozen=True)
-class Target:
-    """What is bounded: the max over convex weights of  weights . (spec y - threshold), one row per group.
-
-    spec [G, K, *shape] and threshold [G, K] are the atoms  spec y <= threshold  of a conjunction; if some
-    convex combination of them is positive over a region, the conjunction has no solution there (Farkas).
-    """
-
-    spec: Tensor
-    threshold: Tensor
-
-    def rows(self, logits: Tensor) -> tuple[LinearMap, Tensor]:
-        """The combined row [G, 1, *shape] and its constant [G, 1] for weights softmax(logits), logits [G, K].
-
-        An atom with logit -inf has weight 0 (padding).
-        """
-        weights = torch.softmax(logits, 1)
-        flat = torch.bmm(weights.unsqueeze(1), merged(self.spec, 2))
-        return Dense(flat.reshape(len(weights), 1, *self.spec.shape[2:])), -(weights * self.threshold).sum(1, True)
-
-
-@dataclass(frozen=True)
-class Optimised:
-    """The best bounds [G, S], what gave them, and the last walk.
-
-    free: free values; beta: split multipliers [G, S, D]; logits: of the target's atoms [G, K].
-    """
-
-    lower: Tensor
-    free: Free
-    beta: Tensor | None
-    logits: Tensor | None
-    last: Walked
-
-
-class Lining:
-    """Lines of relaxed nodes from free values; what does not change from walk to walk is computed once.
-
-    Free values that are not given start at the relaxation's own choice; given ones are made admissible.
-    """
-
-    def __init__(self, ctx: Context, boxes: Mapping[str, Interval], free: Mapping[str, Tensor]) -> None:
-        self.ctx, self.boxes = ctx, boxes
-        self.given, self.free = free, dict[str, Tensor]()
-        self.frames: dict[str, Frame] = {}
-        self.limits: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, name: str, rows: LinearMap) -> Lines:
-        step = self.ctx.plan.steps[name]
-        if name not in self.frames:
-            full = frame_of(step, self.ctx.values, self.boxes[step.site.node.inputs[0]])
-            frame = self.frames[name] = tuple(rows.at(part) for part in full)
-            low, high = self.limits[name] = step.relaxation.limits(step.site, frame)
-            if name in self.given:
-                value = step.relaxation.project(step.site, frame, self.given[name].detach())
-            else:
-                value = step.relaxation.init(step.site, frame)
-            support = rows.coefficients.shape
-            value = value.expand(-1, *support) if value.shape[1:] != support else value
-            self.free[name] = value.contiguous()
-            if torch.is_grad_enabled() and bool((high > low).any()):
-                self.free[name].requires_grad_()
-        return step.relaxation.lines(step.site, self.frames[name], self.free[name])
+QUARTER = 4
+"""Spec rows get this many times the steps of intermediate rows."""
 
 
 def optimise(
@@ -112,73 +50,65 @@ def optimise(
     logits: Tensor | None = None,
     wanted: Callable[[Tensor], Tensor] | None = None,
     keep: frozenset[str] = frozenset(),
+    remember: bool = True,
 ) -> Optimised:
     """Raise lower bounds over node `start` by `steps` steps on alphas, betas and logits.
 
     target: rows of their own, or the atoms of one conjunction per group with their `logits`.
     free: values to start from, {} for CROWN's own.
-    wanted: from the best bounds so far, which rows [G, S] still matter (default all); none ends the loop.
+    wanted: from the best bounds so far, which rows [G, S] still matter (default all); the others leave.
+    remember: is what gave the bounds wanted too, or only the bounds?
     The first bound is that of the values given, so the result is never worse than the start.
     """
-    moving = steps > 0
-    lining = Lining(ctx, boxes, free)
-    beta = None if beta is None else beta.detach().clone().requires_grad_(moving)
-    mixing = moving and logits is not None and logits.shape[1] > 1
-    logits = None if logits is None else logits.detach().clone().requires_grad_(mixing)
-    climber = Climber(rates)
-    best: Optimised | None = None
+    work = Work.of(ctx, boxes, target, free, splits, beta, logits, steps > 0)
+    record: Record | None = None
     for step in range(steps + 1):
         last_step = step == steps
         with torch.set_grad_enabled(not last_step):
-            rows, constant = target.rows(logits) if isinstance(target, Target) and logits is not None else (target, 0)
-            assert isinstance(rows, LinearMap)
-            addends = None if splits is None or beta is None else splits.addends(ctx.plan.graph, beta)
-            walked = walk(ctx.plan, ctx.values, start, rows, lining, addends, keep)
-            lower = walked.minimise(ctx.regions) + constant
-        free = {name: value.detach() for name, value in lining.free.items()}
-        best = better(best, Optimised(lower.detach(), free, fixed(beta), fixed(logits), walked))
-        open_rows = torch.isfinite(lower) if wanted is None else wanted(best.lower) & torch.isfinite(lower)
+            walked, lower = work.walk(start, keep)
+        if record is None:
+            record = Record(lower, work, remember)
+        record.improve(lower.detach(), work)
+        open_rows = torch.isfinite(lower)
+        if wanted is not None:
+            open_rows = open_rows & wanted(record.lower).flatten()[work.place]
         if last_step or not lower.requires_grad or not bool(open_rows.any()):
+            record.leave(walked, work)
             break
         torch.where(open_rows, lower, torch.zeros_like(lower)).sum().backward()
-        for name, (low, high) in lining.limits.items():
-            lining.free[name] = climber.step(name, lining.free[name], low, high, rates.alpha, 3)
-        if beta is not None:
-            beta = climber.step("beta", beta, torch.zeros_like(beta), None, rates.beta, 2)
-        if logits is not None and mixing:
-            logits = climber.step("logits", logits, None, None, rates.logit, 1)
-        climber.advance()
-    assert best is not None
-    return best
+        work.climb(rates)
+        fewer = narrower(open_rows)
+        if fewer is not None:
+            record.leave(walked, work)
+            work = work.narrowed(*fewer)
+    assert record is not None
+    return record.optimised()
 
 
-def fixed(value: Tensor | None) -> Tensor | None:
-    """Without gradient history."""
-    return None if value is None else value.detach()
+def narrower(open_rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The groups [g, 1] and their rows [g, s] to go on with, padded, or None while too few are done.
 
-
-def better(best: Optimised | None, new: Optimised) -> Optimised:
-    """Per row the better of the best so far and the new bounds; NaN is never better."""
-    if best is None:
-        return new
-    up = new.lower > best.lower
-
-    def chosen(ours: Tensor, theirs: Tensor, lead: int) -> Tensor:
-        mask = up.reshape(*([1] * lead), *up.shape, *([1] * (ours.dim() - lead - 2)))
-        return torch.where(mask, ours, theirs)
-
-    free = {name: chosen(value, best.free[name], 1) for name, value in new.free.items()}
-    beta, logits = best.beta, best.logits
-    if beta is not None and new.beta is not None:
-        beta = chosen(new.beta, beta, 0)
-    if logits is not None and new.logits is not None:
-        logits = torch.where(up, new.logits, logits)
-    return Optimised(torch.where(up, new.lower, best.lower), free, beta, logits, new.last)
+    One row per group: groups leave. Several: rows leave, as many from each group.
+    """
+    groups, rows = open_rows.shape
+    if rows == 1:
+        at = open_rows.squeeze(1).nonzero()
+        return (at, torch.zeros_like(at)) if len(at) <= LEAVE * groups else None
+    most = int(open_rows.sum(1).max())
+    if most > LEAVE * rows:
+        return None
+    order = open_rows.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    return torch.arange(groups, device=order.device).unsqueeze(1), order
 
 
 @dataclass(frozen=True)
 class AlphaCrown:
-    """alpha-CROWN for the spec rows; `intermediates` "ibp", "crown", or "optimised" (each row's own alphas)."""
+    """alpha-CROWN for the spec rows, in `steps` steps.
+
+    intermediates: "ibp", "crown", or "optimised": layer by layer, every loose neuron's two bounds have alphas
+    of their own and are optimised for their own sake, in a quarter of the steps. Boxes that are tightest
+    neuron by neuron also bound what follows best, so nothing is passed back from the spec rows.
+    """
 
     steps: int = 20
     intermediates: str = "crown"
@@ -194,5 +124,10 @@ class AlphaCrown:
         return Bounds(found.lower, boxes, found.free, stats(ctx, boxes))
 
     def tighten(self, ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
-        """Optimised bounds of intermediate rows, each row with alphas of its own."""
-        return optimise(ctx, boxes, start, rows, {}, self.steps, self.rates).lower
+        """Optimised bounds of intermediate rows [G, 2 U]: below, then above; a neuron found stable leaves."""
+        steps = -(-self.steps // QUARTER)
+
+        def undecided(lower: Tensor) -> Tensor:
+            return (lower.unflatten(1, (2, -1)) <= 0).all(1).repeat(1, 2)
+
+        return optimise(ctx, boxes, start, rows, {}, steps, self.rates, wanted=undecided, remember=False).lower

@@ -30,6 +30,19 @@ def contract(a: Tensor, v: Tensor) -> Tensor:
     return a @ v[0, 0] if v.shape[0] == 1 else torch.bmm(a, v.transpose(1, 2)).squeeze(-1)
 
 
+def picked(value: Tensor, groups: Tensor, rows: Tensor, lead: int = 0) -> Tensor:
+    """Of a value [*lead, G or 1, S or 1, ...] the groups [g, 1] and their rows [g, s]: [*lead, g or 1, s or 1, ...].
+
+    A whole axis of size 1 stands for every group or row and stays.
+    """
+    before = (slice(None),) * lead
+    if value.shape[lead] == 1 and value.shape[lead + 1] == 1:
+        return value
+    if value.shape[lead + 1] == 1:
+        return value[(*before, groups.squeeze(1))]
+    return value[(*before, groups if value.shape[lead] > 1 else torch.zeros_like(groups), rows)]
+
+
 class LinearMap(ABC):
     """A[g, s, :] applied to a node's value; a form defines its support and what follows from it."""
 
@@ -56,8 +69,12 @@ class LinearMap(ABC):
         """The same coefficients for the node's value in another shape."""
 
     @abstractmethod
+    def pick(self, groups: Tensor, rows: Tensor) -> LinearMap:
+        """Only groups [g, 1] and their rows [g, s]."""
+
     def take(self, rows: Tensor) -> LinearMap:
-        """Only the given rows (indices into S)."""
+        """Only the given rows (indices into S) of every group."""
+        return self.pick(torch.arange(self.rows[0], device=self.device).unsqueeze(1), rows.unsqueeze(0))
 
     def plus(self, other: LinearMap) -> LinearMap | None:
         """The sum where this form can hold it, else None."""
@@ -108,6 +125,8 @@ class LinearMap(ABC):
 
     def __add__(self, other: LinearMap) -> LinearMap:
         total = self.plus(other)
+        if total is None:
+            total = other.plus(self)
         return Dense(self.dense() + other.dense()) if total is None else total
 
 
@@ -133,8 +152,8 @@ class Dense(LinearMap):
     def reshaped(self, shape: tuple[int, ...]) -> Dense:
         return Dense(self.coefficients.reshape(*self.rows, *shape))
 
-    def take(self, rows: Tensor) -> Dense:
-        return Dense(self.coefficients.index_select(1, rows))
+    def pick(self, groups: Tensor, rows: Tensor) -> Dense:
+        return Dense(self.coefficients[groups, rows])
 
 
 @dataclass(frozen=True)
@@ -165,8 +184,8 @@ class Rows(LinearMap):
     def reshaped(self, shape: tuple[int, ...]) -> Rows:
         return Rows(self.index, self.coefficients, shape)
 
-    def take(self, rows: Tensor) -> Rows:
-        return Rows(self.index.index_select(1, rows), self.coefficients.index_select(1, rows), self.shape)
+    def pick(self, groups: Tensor, rows: Tensor) -> Rows:
+        return Rows(self.index[groups, rows], self.coefficients[groups, rows], self.shape)
 
 
 def identity(numel: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str = "cpu") -> Rows:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.bounds.alpha import Free
+from surebound.bounds.work import Free
 from surebound.linear.maps import merged
 
 

@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.bounds.alpha import Free, Optimised, Target, optimise
+from surebound.bounds.alpha import optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
 from surebound.bounds.crown import Context, boxes_of, by_walk, unstable_of
+from surebound.bounds.work import Free, Optimised, Target
 from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
 from surebound.regions import Box, Region
@@ -178,7 +179,7 @@ class NeuronEngine:
         is_open = torch.from_numpy(~proven).nonzero().squeeze(1)
         if len(is_open):
             part, kept = self.select(batch, is_open), values.at(is_open)
-            reached = {name: dense_row(found, name)[is_open] for name in found.last.reached}
+            reached = {name: dense_row(found, name)[is_open] for name in found.reached}
             choice.put(is_open.numpy(), self.choose(part, splits.at(is_open), kept, reached))
             slot[is_open.numpy()] = self.multipliers.store(part.case, kept.free, kept.beta, kept.logits)
         return Bounded(lower.numpy(), proven, self.points(batch, found), choice, slot)
@@ -319,7 +320,7 @@ def values_of(found: Optimised) -> Values:
 
 def dense_row(found: Optimised, name: str) -> Tensor:
     """Coefficients [N, *shape] of each sub-problem's row at a node that the last walk kept."""
-    return found.last.reached[name].dense().detach().squeeze(1)
+    return found.reached[name].squeeze(1)
 
 
 def without(splits: Splits, name: str) -> Splits:

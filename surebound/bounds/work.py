@@ -1,0 +1,239 @@
+"""What an optimisation of bounds works on: rows with their free values, multipliers and lines.
+
+Rows leave while others go on, so everything here can be narrowed to some groups and rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from surebound.bounds.beta import Splits
+from surebound.bounds.climb import Climber, Rates
+from surebound.bounds.crown import Context
+from surebound.bounds.walk import Walked, frame_of, walk
+from surebound.linear.maps import Dense, LinearMap, merged, picked
+from surebound.ops.record import Frame, Interval, Lines
+
+Free = dict[str, Tensor]
+"""Free values [K, G, S, *support] by relaxed node, on the support of the rows that reach it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is bounded: the max over convex weights of  weights . (spec y - threshold), one row per group.
+
+    spec [G, K, *shape] and threshold [G, K] are the atoms  spec y <= threshold  of a conjunction; if some
+    convex combination of them is positive over a region, the conjunction has no solution there (Farkas).
+    """
+
+    spec: Tensor
+    threshold: Tensor
+
+    def mixed(self, logits: Tensor) -> tuple[LinearMap, Tensor]:
+        """The combined row [G, 1, *shape] and its constant [G, 1] for weights softmax(logits), logits [G, K].
+
+        An atom with logit -inf has weight 0 (padding).
+        """
+        weights = torch.softmax(logits, 1)
+        flat = torch.bmm(weights.unsqueeze(1), merged(self.spec, 2))
+        return Dense(flat.reshape(len(weights), 1, *self.spec.shape[2:])), -(weights * self.threshold).sum(1, True)
+
+
+@dataclass
+class Face:
+    """A relaxed node as the rows at work see it: its frame on their support, its free values and their limits."""
+
+    frame: Frame
+    low: Tensor
+    high: Tensor
+    free: Tensor
+    climber: Climber | None = None
+
+    def picked(self, groups: Tensor, rows: Tensor) -> Face:
+        """For some groups and rows."""
+        frame = tuple(picked(part, groups, rows) for part in self.frame)
+        low, high = (picked(part, groups, rows, 1) for part in (self.low, self.high))
+        climber = None if self.climber is None else self.climber.picked(groups, rows, 1)
+        free = picked(self.free.detach(), groups, rows, 1).requires_grad_(self.free.requires_grad)
+        return Face(frame, low, high, free, climber)
+
+
+@dataclass
+class Work:
+    """Rows at work: `place` [g, s] says which of all rows they are.
+
+    faces are made when a walk first reaches a relaxed node; free values that are not given start at the
+    relaxation's own choice, given ones are made admissible.
+    """
+
+    ctx: Context
+    boxes: Mapping[str, Interval]
+    target: LinearMap | Target
+    given: Mapping[str, Tensor]
+    splits: Splits | None
+    beta: Tensor | None
+    logits: Tensor | None
+    place: Tensor
+    faces: dict[str, Face]
+    climbers: dict[str, Climber]
+    moving: bool
+
+    @staticmethod
+    def of(
+        ctx: Context,
+        boxes: Mapping[str, Interval],
+        target: LinearMap | Target,
+        free: Mapping[str, Tensor],
+        splits: Splits | None,
+        beta: Tensor | None,
+        logits: Tensor | None,
+        moving: bool,
+    ) -> Work:
+        """All rows of a target."""
+        rows = target.rows if isinstance(target, LinearMap) else (len(target.spec), 1)
+        place = torch.arange(rows[0] * rows[1]).reshape(rows)
+        beta = None if beta is None else beta.detach().clone().requires_grad_(moving)
+        mixing = moving and logits is not None and logits.shape[1] > 1
+        logits = None if logits is None else logits.detach().clone().requires_grad_(mixing)
+        return Work(ctx, boxes, target, free, splits, beta, logits, place, {}, {}, moving)
+
+    def walk(self, start: str, keep: frozenset[str]) -> tuple[Walked, Tensor]:
+        """Bounds [g, s] from the values as they are."""
+        if isinstance(self.target, Target):
+            assert self.logits is not None
+            rows, constant = self.target.mixed(self.logits)
+        else:
+            rows, constant = self.target, 0.0
+        addends = None
+        if self.splits is not None and self.beta is not None:
+            addends = self.splits.addends(self.ctx.plan.graph, self.beta)
+        walked = walk(self.ctx.plan, self.ctx.values, start, rows, self.lines, addends, keep)
+        return walked, walked.minimise(self.ctx.regions) + constant
+
+    def lines(self, name: str, rows: LinearMap) -> Lines:
+        """Lines of a relaxed node for the rows that reach it."""
+        if name not in self.faces:
+            self.faces[name] = self.face(name, rows)
+        face = self.faces[name]
+        step = self.ctx.plan.steps[name]
+        return step.relaxation.lines(step.site, face.frame, face.free)
+
+    def face(self, name: str, rows: LinearMap) -> Face:
+        """A relaxed node on the support of the rows that reach it."""
+        step = self.ctx.plan.steps[name]
+        relaxation = step.relaxation
+        full = frame_of(step, self.ctx.values, self.boxes[step.site.node.inputs[0]])
+        frame = tuple(rows.at(part) for part in full)
+        low, high = relaxation.limits(step.site, frame)
+        if name in self.given:
+            value = relaxation.project(step.site, frame, self.given[name].detach())
+        else:
+            value = relaxation.init(step.site, frame)
+        wide = (len(value), *rows.coefficients.shape)
+        free = (value if value.shape == wide else value.expand(wide)).contiguous()
+        return Face(frame, low, high, free.requires_grad_(self.moving and bool((high > low).any())))
+
+    def climb(self, rates: Rates) -> None:
+        """One step of everything that has a gradient."""
+        for face in self.faces.values():
+            if face.free.grad is not None:
+                if face.climber is None:
+                    face.climber = Climber(rates.alpha * float((face.high - face.low).max()), rates.decay)
+                face.free = face.climber.step(face.free, face.low, face.high).requires_grad_()
+        if self.beta is not None and self.beta.grad is not None:
+            climber = self.climbers.setdefault("beta", Climber(rates.beta, rates.decay))
+            self.beta = climber.step(self.beta, torch.zeros_like(self.beta), None).requires_grad_()
+        if self.logits is not None and self.logits.grad is not None:
+            climber = self.climbers.setdefault("logits", Climber(rates.logit, rates.decay))
+            self.logits = climber.step(self.logits, None, None).requires_grad_()
+
+    def narrowed(self, groups: Tensor, rows: Tensor) -> Work:
+        """Only groups [g, 1] and their rows [g, s]."""
+        at = groups.squeeze(1)
+        everyone = len(at) == len(self.place)
+        ctx, splits, target = self.ctx, self.splits, self.target
+        if not everyone:
+            regions = {name: region.take(at) for name, region in ctx.regions.items()}
+            graph = ctx.plan.graph
+            values = {
+                name: value[at] if graph[name].batched and value.shape[0] > 1 else value
+                for name, value in ctx.values.items()
+            }
+            ctx = replace(ctx, values=values, regions=regions)
+            splits = None if splits is None else splits.at(at)
+        if isinstance(target, Target):
+            target = Target(target.spec[at], target.threshold[at])
+        else:
+            target = target.pick(groups, rows)
+        beta = None if self.beta is None else picked(self.beta.detach(), groups, rows).requires_grad_(self.moving)
+        logits = None if self.logits is None else self.logits.detach()[at].requires_grad_(self.logits.requires_grad)
+        climbers = {
+            name: climber.picked(groups, rows if name == "beta" else None) for name, climber in self.climbers.items()
+        }
+        faces = {name: face.picked(groups, rows) for name, face in self.faces.items()}
+        place = self.place[groups, rows]
+        return Work(ctx, {}, target, {}, splits, beta, logits, place, faces, climbers, self.moving)
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """The best bounds [G, S] and what gave them.
+
+    free: free values; beta: split multipliers [G, S, D]; logits: of the target's atoms [G, K].
+    reached: by node asked for, the coefficients [G, S, *shape] of each row's last walk.
+    """
+
+    lower: Tensor
+    free: Free
+    beta: Tensor | None
+    logits: Tensor | None
+    reached: Mapping[str, Tensor]
+
+
+class Record:
+    """The best bound of every row [G, S] and, if they are to be remembered, the values that gave it."""
+
+    def __init__(self, lower: Tensor, work: Work, remember: bool) -> None:
+        self.remember = remember
+        self.lower = lower.detach().clone()
+        held = remember and work.moving
+        self.free = {name: own(face.free, held) for name, face in work.faces.items()} if remember else {}
+        self.beta = None if work.beta is None else own(work.beta, held)
+        self.logits = None if work.logits is None else own(work.logits, held)
+        self.reached: dict[str, Tensor] = {}
+
+    def improve(self, lower: Tensor, work: Work) -> None:
+        """Take over what is better; NaN is never better."""
+        place = work.place.flatten()
+        up = lower.flatten() > self.lower.flatten()[place]
+        place = place[up]
+        self.lower.view(-1)[place] = lower.flatten()[up]
+        if not self.remember:
+            return
+        for name, face in work.faces.items():
+            self.free[name].flatten(1, 2)[:, place] = face.free.detach().flatten(1, 2)[:, up]
+        if self.beta is not None and work.beta is not None:
+            self.beta.flatten(0, 1)[place] = work.beta.detach().flatten(0, 1)[up]
+        if self.logits is not None and work.logits is not None:
+            self.logits[place] = work.logits.detach()[up]
+
+    def leave(self, walked: Walked, work: Work) -> None:
+        """Note where the last walk of the rows at work went."""
+        for name, rows in walked.reached.items():
+            found = rows.dense().detach()
+            if name not in self.reached:
+                self.reached[name] = torch.zeros(*self.lower.shape, *rows.shape, dtype=found.dtype, device=found.device)
+            self.reached[name].flatten(0, 1)[work.place.flatten()] = found.flatten(0, 1)
+
+    def optimised(self) -> Optimised:
+        """The result."""
+        return Optimised(self.lower, self.free, self.beta, self.logits, self.reached)
+
+
+def own(value: Tensor, held: bool) -> Tensor:
+    """Without gradient history, and a copy where it will be written to."""
+    return value.detach().clone() if held else value.detach()
