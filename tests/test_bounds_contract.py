@@ -259,7 +259,7 @@ def test_where_intervals_are_exact_already_no_walk_is_needed(net: str) -> None:
     """A node called "one affine map" of the roots has the same box by intervals and by a walk."""
     query = query_of(net, "box")
     ctx = context(query, Memory())
-    boxes = boxes_of(ctx, {}, None)
+    boxes = boxes_of(ctx, {}, ())
     found = [name for name in ctx.plan.steps if ctx.plan.one_affine_map(name)]
     assert found
     for name in found:
@@ -553,7 +553,7 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
     least = torch.where(kept.unsqueeze(1), row_values(spec, y), torch.inf).amin(2)
     ctx = context(query, Memory())
     rows = Dense(spec.expand(3, -1, -1))
-    whole = boxes_of(ctx, {}, by_walk)
+    whole = boxes_of(ctx, {}, (by_walk,))
     for boxes in (whole, refined(ctx, whole, splits)):
         free: dict[str, Tensor] = {}
         for size in (0.0, 0.1, 1.0, 10.0):
@@ -571,7 +571,7 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
 
 def refined(ctx: Context, boxes: Mapping[str, Interval], splits: Splits) -> dict[str, Interval]:
     """Boxes after the splits have cut them."""
-    return boxes_of(ctx, {n: b for n, b in splits.clamp(boxes).items() if n in splits.names}, None)
+    return boxes_of(ctx, {n: b for n, b in splits.clamp(boxes).items() if n in splits.names}, ())
 
 
 def test_splits_cut_the_boxes() -> None:
@@ -615,7 +615,7 @@ def ready(net: str, kind: str = "box") -> tuple[Context, dict[str, Interval], De
     query = query_of(net, kind)
     ctx = context(query, Memory())
     rows = Dense(query.spec.expand(3, *query.spec.shape[1:]))
-    return ctx, boxes_of(ctx, {}, by_walk), rows, query.graph.output.name
+    return ctx, boxes_of(ctx, {}, (by_walk,)), rows, query.graph.output.name
 
 
 def test_rows_that_matter_no_more_end_the_optimisation() -> None:

@@ -147,7 +147,7 @@ def test_every_method_is_below_the_exact_minimum(net: str) -> None:
 def test_alpha_reaches_the_triangle(net: str) -> None:
     """For fixed boxes the best alphas give the linear program's value (strong duality)."""
     s = setting(net)
-    best = AlphaCrown(150, rates=Rates(alpha=0.2, decay=0.98)).bound(s.query).lower[0].numpy()
+    best = AlphaCrown(150, rates=Rates(alpha=0.2, decay=0.98, settled=0.0)).bound(s.query).lower[0].numpy()
     assert (best >= triangle(net) - 3e-3 * (1 + np.abs(triangle(net)))).all()
 
 
@@ -209,7 +209,7 @@ def test_splits_lie_between_no_splits_and_the_split_linear_program(net: str) -> 
     s = setting(net)
     generator = torch.Generator().manual_seed(2)
     ctx = context(s.query, Memory())
-    whole = boxes_of(ctx, {}, by_walk)
+    whole = boxes_of(ctx, {}, (by_walk,))
     rows, start = Dense(s.spec), s.graph.output.name
     names = list(dict.fromkeys(name for name, _ in unstable(s)))
     for _ in range(3):
@@ -224,7 +224,7 @@ def test_splits_lie_between_no_splits_and_the_split_linear_program(net: str) -> 
         zero = torch.zeros(1, len(s.rows), splits.depth, dtype=torch.float64)
         free: dict[str, Tensor] = {}
         first = optimise(ctx, cut, start, rows, free, 0, Rates(), splits, zero)
-        best = optimise(ctx, cut, start, rows, free, 150, Rates(0.2, 0.2, 0.98), splits, zero)
+        best = optimise(ctx, cut, start, rows, free, 150, Rates(0.2, 0.2, 0.98, settled=0.0), splits, zero)
         assert (best.lower >= first.lower).all()
         off = slack(limit)
         assert (best.lower[0].numpy() <= limit + off).all()
@@ -240,7 +240,7 @@ def test_all_phases_together_give_the_exact_minimum(net: str) -> None:
     if len(open_neurons) > 6:
         open_neurons = open_neurons[:6]
     ctx = context(s.query, Memory())
-    whole = boxes_of(ctx, {}, by_walk)
+    whole = boxes_of(ctx, {}, (by_walk,))
     names = list(dict.fromkeys(name for name, _ in open_neurons))
     least = np.full(len(s.rows), np.inf)
     for pattern in range(2 ** len(open_neurons)):

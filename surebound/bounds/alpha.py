@@ -56,7 +56,8 @@ def optimise(
 
     target: rows of their own, or the atoms of one conjunction per group with their `logits`.
     free: values to start from, {} for CROWN's own.
-    wanted: from the best bounds so far, which rows [G, S] still matter (default all); the others leave.
+    wanted: from the best bounds so far, which rows [G, S] still matter (default all); the others leave, as
+    do rows that hardly rise any more (`rates.settled`).
     remember: is what gave the bounds wanted too, or only the bounds?
     The first bound is that of the values given, so the result is never worse than the start.
     """
@@ -69,7 +70,7 @@ def optimise(
         if record is None:
             record = Record(lower, work, remember)
         record.improve(lower.detach(), work)
-        open_rows = torch.isfinite(lower)
+        open_rows = torch.isfinite(lower) & record.rising(rates.settled).flatten()[work.place]
         if wanted is not None:
             open_rows = open_rows & wanted(record.lower).flatten()[work.place]
         if last_step or not lower.requires_grad or not bool(open_rows.any()):
@@ -117,7 +118,7 @@ class AlphaCrown:
 
     def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
         ctx = context(query, self.memory)
-        tighten = {"ibp": None, "crown": by_walk, "optimised": self.tighten}[self.intermediates]
+        tighten = {"ibp": (), "crown": (by_walk,), "optimised": (by_walk, self.tighten)}[self.intermediates]
         boxes = boxes_of(ctx, query.known, tighten)
         rows = spec_rows(query, ctx.groups)
         found = optimise(ctx, boxes, start_of(query), rows, warm or {}, self.steps, self.rates)

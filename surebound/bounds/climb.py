@@ -20,13 +20,15 @@ TINY = 1e-30
 class Rates:
     """First step sizes of alphas (in units of their range), betas and the logits of a conjunction's atoms.
 
-    Each later step is `decay` times the one before.
+    Each later step is `decay` times the one before. A row has settled when two steps bring less than the part
+    `settled` of all that it won.
     """
 
     alpha: float = 0.5
     beta: float = 0.1
     decay: float = 0.8
     logit: float = 0.3
+    settled: float = 1e-3
 
 
 @dataclass

@@ -164,12 +164,12 @@ def tightened(
 def boxes_of(
     ctx: Context,
     known: Mapping[str, Interval],
-    tighten: Tighten | None,
+    tighten: Sequence[Tighten],
 ) -> dict[str, Interval]:
     """Boxes of every perturbed node: interval arithmetic, tightened where a relaxation reads them.
 
-    tighten None: interval arithmetic only (CROWN-IBP). known: established boxes, intersected before
-    anything reads them; only neurons that stay unstable are walked.
+    tighten: methods from cheap to dear, each for the neurons that those before left loose; none leaves interval
+    arithmetic (CROWN-IBP). known: established boxes, intersected before anything reads them.
     """
     boxes: dict[str, Interval] = {}
     exact = all(isinstance(region, Box) for region in ctx.regions.values())
@@ -177,12 +177,13 @@ def boxes_of(
     def refine(node: Node, box: Interval) -> Interval:
         if node.name in known:
             box = intersect(box, known[node.name])
-        if tighten is None or node.name not in ctx.plan.operands:
+        if node.name not in ctx.plan.operands:
             return box
         if exact and ctx.plan.one_affine_map(node.name):
             return box
-        mask = loose(ctx, node.name, box)
-        return tightened(ctx, boxes, node.name, box, mask, tighten) if bool(mask.any()) else box
+        for method in tighten:
+            box = tightened(ctx, boxes, node.name, box, loose(ctx, node.name, box), method)
+        return box
 
     return propagate(ctx.plan, ctx.values, ctx.regions, refine, boxes)
 
@@ -228,7 +229,7 @@ class Ibp:
 
     def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
         ctx = context(query, Memory())
-        boxes = boxes_of(ctx, query.known, None)
+        boxes = boxes_of(ctx, query.known, ())
         walked = walk(ctx.plan, ctx.values, start_of(query), spec_rows(query, ctx.groups), None)
         ends = {name: region_of(ctx, name, boxes[name]) for name in walked.roots}
         return Bounds(walked.minimise(ends), boxes, {}, stats(ctx, boxes))
@@ -243,6 +244,6 @@ class Crown:
 
     def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
         ctx = context(query, self.memory)
-        boxes = boxes_of(ctx, query.known, by_walk if self.intermediates == "crown" else None)
+        boxes = boxes_of(ctx, query.known, (by_walk,) if self.intermediates == "crown" else ())
         lower = by_walk(ctx, boxes, start_of(query), spec_rows(query, ctx.groups))
         return Bounds(lower, boxes, {}, stats(ctx, boxes))

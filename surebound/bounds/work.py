@@ -18,6 +18,9 @@ from surebound.bounds.walk import Walked, frame_of, walk
 from surebound.linear.maps import Dense, LinearMap, merged, picked
 from surebound.ops.record import Frame, Interval, Lines
 
+PATIENCE = 2
+"""Steps over which a row must have risen to go on."""
+
 Free = dict[str, Tensor]
 """Free values [K, G, S, *support] by relaxed node, on the support of the rows that reach it."""
 
@@ -200,6 +203,7 @@ class Record:
     def __init__(self, lower: Tensor, work: Work, remember: bool) -> None:
         self.remember = remember
         self.lower = lower.detach().clone()
+        self.history = [self.lower]
         held = remember and work.moving
         self.free = {name: own(face.free, held) for name, face in work.faces.items()} if remember else {}
         self.beta = None if work.beta is None else own(work.beta, held)
@@ -208,6 +212,8 @@ class Record:
 
     def improve(self, lower: Tensor, work: Work) -> None:
         """Take over what is better; NaN is never better."""
+        self.history.append(self.lower)
+        self.lower = self.lower.clone()
         place = work.place.flatten()
         up = lower.flatten() > self.lower.flatten()[place]
         place = place[up]
@@ -220,6 +226,16 @@ class Record:
             self.beta.flatten(0, 1)[place] = work.beta.detach().flatten(0, 1)[up]
         if self.logits is not None and work.logits is not None:
             self.logits[place] = work.logits.detach()[up]
+
+    def rising(self, settled: float) -> Tensor:
+        """bool [G, S]: rows whose last PATIENCE steps brought more than the part `settled` of all that was won.
+
+        Nothing has settled in the first 2 PATIENCE steps.
+        """
+        if len(self.history) <= 2 * PATIENCE:
+            return torch.ones_like(self.lower, dtype=torch.bool)
+        recent, total = self.lower - self.history[-PATIENCE], self.lower - self.history[0]
+        return ~(recent < settled * total)
 
     def leave(self, walked: Walked, work: Work) -> None:
         """Note where the last walk of the rows at work went."""

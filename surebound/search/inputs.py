@@ -72,7 +72,7 @@ class InputEngine:
         region = problem.roots.region.to(dtype).take(problem.roots.within[root])
         region = cut_region(region, splits.to(dtype), problem.input)
         ctx = problem.context(region, dtype)
-        boxes = boxes_of(ctx, {}, by_walk)
+        boxes = boxes_of(ctx, {}, (by_walk,))
         rows = Dense(problem.spec(root, dtype))
         walked = walk(ctx.plan, ctx.values, problem.output, rows, caching_lines(ctx, boxes))
         constant = walked.constant - problem.roots.threshold[root].to(dtype)

@@ -129,7 +129,7 @@ class NeuronEngine:
         ctx = problem.context(region, dtype)
         if self.refreshes:
             with torch.no_grad():
-                boxes = boxes_of(ctx, boxes, by_walk)
+                boxes = boxes_of(ctx, boxes, (by_walk,))
         return Batch(ctx, boxes, without(splits, problem.input), root, case)
 
     def run(self, batch: Batch, values: Values, steps: int, keep: bool = False) -> Optimised:

@@ -238,10 +238,10 @@ def bound_roots(run: Run) -> tuple[dict[str, Interval], Tensor]:
             region = roots.region.take(torch.arange(piece.start, piece.stop))
             ctx = replace(of.context(region, torch.float64), alive=alarm(ledger, here.numpy()))
             try:
-                boxes = boxes_of(ctx, {}, by_walk)
+                boxes = boxes_of(ctx, {}, (by_walk,))
             except OutOfTime as error:
                 ledger.end(here.numpy(), Unknown(str(error), "timeout"))
-                boxes = boxes_of(ctx, {}, None)
+                boxes = boxes_of(ctx, {}, ())
             boxes = {name: boxes[name] for name in of.plan.operands}
             found.append(boxes)
             for part in pieces(len(here), 4 * AT_ONCE):
