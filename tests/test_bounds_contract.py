@@ -14,7 +14,7 @@ from torch import Tensor
 from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
-from surebound.bounds.crown import Context, Crown, Ibp, boxes_of, by_walk, context
+from surebound.bounds.crown import BY_WALK, Context, Crown, Ibp, boxes_of, context, walked_lower
 from surebound.bounds.memory import Memory, chunked, pieces
 from surebound.bounds.plan import plan
 from surebound.bounds.query import Bounds, Method, Query
@@ -265,8 +265,8 @@ def test_where_intervals_are_exact_already_no_walk_is_needed(net: str) -> None:
     for name in found:
         node = query.graph[name]
         eye = torch.eye(node.numel, dtype=torch.float64).expand(3, -1, -1).reshape(3, node.numel, *node.shape)
-        lower = by_walk(ctx, boxes, name, Dense(eye))
-        upper = -by_walk(ctx, boxes, name, Dense(-eye))
+        lower = walked_lower(ctx, boxes, name, Dense(eye))
+        upper = -walked_lower(ctx, boxes, name, Dense(-eye))
         torch.testing.assert_close(boxes[name].lower.reshape(3, -1), lower, rtol=0, atol=1e-9)
         torch.testing.assert_close(boxes[name].upper.reshape(3, -1), upper, rtol=0, atol=1e-9)
 
@@ -553,7 +553,7 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
     least = torch.where(kept.unsqueeze(1), row_values(spec, y), torch.inf).amin(2)
     ctx = context(query, Memory())
     rows = Dense(spec.expand(3, -1, -1))
-    whole = boxes_of(ctx, {}, (by_walk,))
+    whole = boxes_of(ctx, {}, (BY_WALK,))
     for boxes in (whole, refined(ctx, whole, splits)):
         free: dict[str, Tensor] = {}
         for size in (0.0, 0.1, 1.0, 10.0):
@@ -615,7 +615,7 @@ def ready(net: str, kind: str = "box") -> tuple[Context, dict[str, Interval], De
     query = query_of(net, kind)
     ctx = context(query, Memory())
     rows = Dense(query.spec.expand(3, *query.spec.shape[1:]))
-    return ctx, boxes_of(ctx, {}, (by_walk,)), rows, query.graph.output.name
+    return ctx, boxes_of(ctx, {}, (BY_WALK,)), rows, query.graph.output.name
 
 
 def test_rows_that_matter_no_more_end_the_optimisation() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
-from surebound.bounds.crown import Crown, Ibp, boxes_of, by_walk, context
+from surebound.bounds.crown import BY_WALK, Crown, Ibp, boxes_of, context
 from surebound.bounds.memory import Memory
 from surebound.bounds.query import Query
 from surebound.graph.ir import Graph
@@ -209,7 +209,7 @@ def test_splits_lie_between_no_splits_and_the_split_linear_program(net: str) -> 
     s = setting(net)
     generator = torch.Generator().manual_seed(2)
     ctx = context(s.query, Memory())
-    whole = boxes_of(ctx, {}, (by_walk,))
+    whole = boxes_of(ctx, {}, (BY_WALK,))
     rows, start = Dense(s.spec), s.graph.output.name
     names = list(dict.fromkeys(name for name, _ in unstable(s)))
     for _ in range(3):
@@ -240,7 +240,7 @@ def test_all_phases_together_give_the_exact_minimum(net: str) -> None:
     if len(open_neurons) > 6:
         open_neurons = open_neurons[:6]
     ctx = context(s.query, Memory())
-    whole = boxes_of(ctx, {}, (by_walk,))
+    whole = boxes_of(ctx, {}, (BY_WALK,))
     names = list(dict.fromkeys(name for name, _ in open_neurons))
     least = np.full(len(s.rows), np.inf)
     for pattern in range(2 ** len(open_neurons)):

@@ -16,13 +16,15 @@ from torch import Tensor
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
 from surebound.bounds.crown import (
+    BY_WALK,
     Context,
+    Tighten,
     boxes_of,
-    by_walk,
     context,
     spec_rows,
     start_of,
     stats,
+    widest,
 )
 from surebound.bounds.memory import Memory
 from surebound.bounds.query import Bounds, Query
@@ -32,6 +34,9 @@ from surebound.ops.record import Interval
 
 LEAVE = 0.75
 """Rows leave when at most this part of those at work is left."""
+
+KEPT = 6
+"""Numbers per entry of a relaxed node: coefficients, free value, its gradient, its running mean and square, chord."""
 
 QUARTER = 4
 """Spec rows get this many times the steps of intermediate rows."""
@@ -102,6 +107,12 @@ def narrower(open_rows: Tensor) -> tuple[Tensor, Tensor] | None:
     return torch.arange(groups, device=order.device).unsqueeze(1), order
 
 
+def held(ctx: Context, start: str) -> int:
+    """Numbers that an optimisation of a row over `start` holds: a walk, and what is kept at every relaxed node."""
+    relaxed = (step for name in ctx.plan.order(start) if (step := ctx.plan.steps.get(name)) and not step.affine)
+    return widest(ctx, start) + KEPT * sum(step.site.node.numel for step in relaxed)
+
+
 @dataclass(frozen=True)
 class AlphaCrown:
     """alpha-CROWN for the spec rows, in `steps` steps.
@@ -118,7 +129,9 @@ class AlphaCrown:
 
     def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
         ctx = context(query, self.memory)
-        tighten = {"ibp": (), "crown": (by_walk,), "optimised": (by_walk, self.tighten)}[self.intermediates]
+        tighten = {"ibp": (), "crown": (BY_WALK,), "optimised": (BY_WALK, Tighten(self.tighten, held))}[
+            self.intermediates
+        ]
         boxes = boxes_of(ctx, query.known, tighten)
         rows = spec_rows(query, ctx.groups)
         found = optimise(ctx, boxes, start_of(query), rows, warm or {}, self.steps, self.rates)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from surebound.bounds.ibp import intersect, propagate, unperturbed
-from surebound.bounds.memory import Memory, chunked
+from surebound.bounds.memory import COPIES, Memory, chunked
 from surebound.bounds.plan import Plan, Step, plan
 from surebound.bounds.query import Bounds, Query, Stats
 from surebound.bounds.walk import LinesOf, fixed_operands, lines_at, lines_of, walk
@@ -51,13 +51,30 @@ class Context:
         return next(iter(self.regions.values())).groups
 
 
-Tighten = Callable[[Context, Mapping[str, Interval], str, LinearMap], Tensor]
-"""Lower bounds [G, S] of rows over an intermediate node, given the boxes of what comes before it."""
+@dataclass(frozen=True)
+class Tighten:
+    """A way to bound rows over an intermediate node.
+
+    lower: lower bounds [G, S] of rows over a node, given the boxes of what comes before it.
+    held: how many numbers it holds for a row over the node.
+    """
+
+    lower: Callable[[Context, Mapping[str, Interval], str, LinearMap], Tensor]
+    held: Callable[[Context, str], int]
 
 
-def by_walk(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
+def widest(ctx: Context, start: str) -> int:
+    """Numbers that a walk from `start` holds for a row where it is widest."""
+    return COPIES * max(prod(ctx.plan.graph[name].shape) for name in ctx.plan.order(start))
+
+
+def walked_lower(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
     """Plain CROWN lower bounds of rows over `start`."""
     return walk(ctx.plan, ctx.values, start, rows, caching_lines(ctx, boxes)).minimise(ctx.regions)
+
+
+BY_WALK = Tighten(walked_lower, widest)
+"""CROWN's own bounds."""
 
 
 def context(query: Query, memory: Memory) -> Context:
@@ -140,8 +157,7 @@ def tightened(
     index = neuron[first.clamp(max=len(neuron) - 1)].unsqueeze(1).repeat(1, int(count.max()))
     index[owner, torch.arange(len(owner), device=owner.device) - first[owner]] = neuron
     lower, upper = box.lower.reshape(groups, -1), box.upper.reshape(groups, -1)
-    widest = max(prod(ctx.plan.graph[n].shape) for n in ctx.plan.order(name))
-    most = max(1, ctx.memory.rows(widest, lower.dtype) // 2)
+    most = max(1, ctx.memory.piece(tighten.held(ctx, name), lower.dtype) // 2)
     for chosen, rows in packed(count.tolist(), most):
         at = torch.tensor(chosen, device=index.device)
         some = (ctx, boxes) if chosen == list(range(groups)) else of_groups(ctx, boxes, name, at)
@@ -151,7 +167,7 @@ def tightened(
             here = index[at, piece]
             sign = torch.ones(here.shape, dtype=box.lower.dtype, device=here.device)
             both = Rows(here.repeat(1, 2), torch.cat([sign, -sign], 1), shape)
-            return tighten(*some, name, both).unflatten(1, (2, -1))
+            return tighten.lower(*some, name, both).unflatten(1, (2, -1))
 
         found = torch.cat(chunked(bound, rows, max(1, most // len(chosen))), dim=2)
         own, row = (torch.arange(rows, device=at.device) < count[at].unsqueeze(1)).nonzero().unbind(1)
@@ -244,6 +260,6 @@ class Crown:
 
     def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
         ctx = context(query, self.memory)
-        boxes = boxes_of(ctx, query.known, (by_walk,) if self.intermediates == "crown" else ())
-        lower = by_walk(ctx, boxes, start_of(query), spec_rows(query, ctx.groups))
+        boxes = boxes_of(ctx, query.known, (BY_WALK,) if self.intermediates == "crown" else ())
+        lower = walked_lower(ctx, boxes, start_of(query), spec_rows(query, ctx.groups))
         return Bounds(lower, boxes, {}, stats(ctx, boxes))

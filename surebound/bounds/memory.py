@@ -17,13 +17,21 @@ COPIES = 6
 
 @dataclass(frozen=True)
 class Memory:
-    """A budget in bytes for one pass."""
+    """A budget in bytes for one pass, and the bytes of rows that are best worked on at once.
+
+    On a CPU rows that fit into its caches are walked fastest (docs/decisions.md); they also keep the peak low.
+    """
 
     budget: int = 1 << 30
+    at_once: int = 1 << 26
 
     def rows(self, widest: int, dtype: torch.dtype) -> int:
         """How many rows over a node of `widest` values fit."""
         return max(1, self.budget // (COPIES * max(1, widest) * torch.finfo(dtype).bits // 8))
+
+    def piece(self, values: int, dtype: torch.dtype) -> int:
+        """How many rows that hold `values` numbers each are worked on at once."""
+        return max(1, min(self.budget, self.at_once) // (max(1, values) * torch.finfo(dtype).bits // 8))
 
 
 def pieces(total: int, size: int) -> Iterator[slice]:

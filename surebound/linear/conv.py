@@ -75,9 +75,12 @@ def blocked(rows: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     found = found.reshape(len(rows), channels, *block, *found.shape[2:]).permute(0, 1, 4, 2, 5, 3)
     found = found.reshape(len(rows), channels, block[0] * found.shape[2], block[1] * found.shape[4])
     (top, left), (height, width) = shape.padding, shape.size
-    found = found[:, :, top : top + height, left : left + width]
-    short = height - found.shape[2], width - found.shape[3]
-    return F.pad(found, (0, short[1], 0, short[0])) if any(short) else found
+    short = top + height - found.shape[2], left + width - found.shape[3]
+    if max(short) > 0:
+        found = F.pad(found, (0, max(0, short[1]), 0, max(0, short[0])))
+    if found.shape[2:] == (height, width):
+        return found
+    return found[:, :, top : top + height, left : left + width].clone(memory_format=torch.contiguous_format)
 
 
 class ConvTranspose(torch.autograd.Function):

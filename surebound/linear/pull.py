@@ -1,21 +1,24 @@
 """Transposing affine ops: `pull(site, ...)` turns rows over an op's value into rows over its operands.
 
 For an op affine in its perturbed operands, y = J x + f(0), a row A y becomes (A J) x + A f(0). The default
-obtains A J as a vector-Jacobian product and f(0) by running the op on zeros; the rules in `FAST` are
-optimisations that the tests hold equal to it.
+obtains A J as a vector-Jacobian product and f(0) by running the op on zeros; the rules in `FAST`, and those
+in `WINDOWED` for maps that read little of a feature map, are optimisations that the tests hold equal to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from surebound.graph.ir import Node, Site
+from surebound.linear.conv import Shape, conv_transpose
 from surebound.linear.maps import Dense, LinearMap, Rows
+from surebound.linear.patches import Patches, Windows, single_windows
 from surebound.ops.affine import norm_scale
 
 Maps = Sequence[LinearMap | None]
@@ -27,12 +30,20 @@ Values = Sequence[Tensor | None]
 
 Forward = Callable[..., Tensor]
 
+Rule = Callable[[Site, Values, LinearMap], Pulled | None]
+"""A transpose by hand; None where it does not apply."""
+
+Convolved = Callable[[Site, Any, Tensor, Mapping[str, Any]], LinearMap]
+"""Rows of one form over a convolution's result, its weight and its attributes -> rows over its operand."""
+
 
 def pull(site: Site, forward: Forward, values: Values, rows: LinearMap) -> Pulled:
     """Rows over the operands of an op that is affine in the operands whose value is None."""
-    rule = FAST.get(site.node.op)
-    pulled = None if rule is None else rule(site, values, rows)
-    return transpose(site, forward, values, rows) if pulled is None else pulled
+    for rule in (WINDOWED.get((site.node.op, type(rows))), FAST.get(site.node.op)):
+        pulled = None if rule is None else rule(site, values, rows)
+        if pulled is not None:
+            return pulled
+    return transpose(site, forward, values, rows)
 
 
 def transpose(site: Site, forward: Forward, values: Values, rows: LinearMap) -> Pulled:
@@ -86,10 +97,10 @@ def onto(site: Site, node: Node, rows: LinearMap) -> LinearMap:
 
 
 def constant(site: Site, node: Node, value: Tensor) -> Tensor:
-    """An unperturbed operand as [G or 1, 1, *result shape]."""
+    """An unperturbed operand as [G or 1, 1, *shape], a shape that broadcasts to the result's."""
     lead = value.shape[0] if node.batched else 1
     missing = len(site.shape) - len(node.shape)
-    return value.reshape(lead, 1, *([1] * missing), *node.shape).expand(lead, 1, *site.shape)
+    return value.reshape(lead, 1, *([1] * missing), *node.shape)
 
 
 def pull_linear(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
@@ -106,18 +117,18 @@ def pull_linear(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     return [Dense(pulled)] + [None] * (len(values) - 1), added
 
 
+def shape_of(attrs: Mapping[str, Any], size: Sequence[int]) -> Shape:
+    """A convolution's attributes, and the height and width of its operand."""
+    return Shape(attrs["stride"], attrs["padding"], attrs["dilation"], attrs["groups"], (size[0], size[1]))
+
+
 def pull_conv2d(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     weight, bias = values[1], values[2] if len(values) > 2 else None
     if weight is None or values[0] is not None or (len(values) > 2 and bias is None):
         return None
     a, into = site.attrs, site.operands[0].shape
     dense = rows.dense().flatten(0, 1)
-    missing = [
-        into[1 + i] - ((dense.shape[2 + i] - 1) * a["stride"][i] - 2 * a["padding"][i])
-        - a["dilation"][i] * (weight.shape[2 + i] - 1) - 1
-        for i in (0, 1)
-    ]  # fmt: skip
-    pulled = F.conv_transpose2d(dense, weight, None, a["stride"], a["padding"], missing, a["groups"], a["dilation"])
+    pulled = conv_transpose(dense, weight, shape_of(a, into[1:]))
     added = None if bias is None else (dense.sum((2, 3)) @ bias).reshape(rows.rows)
     return [Dense(pulled.reshape(*rows.rows, *into))] + [None] * (len(values) - 1), added
 
@@ -128,10 +139,8 @@ def pull_batch_norm(site: Site, values: Values, rows: LinearMap) -> Pulled | Non
     weight, bias, mean, var = values[1:]
     assert weight is not None and bias is not None and mean is not None and var is not None
     scale, shift = norm_scale(site, weight, bias, mean, var)
-    scale = scale.expand(site.shape)[None, None]
-    maps: list[LinearMap | None] = [rows.scaled(scale), None, None, None, None]
-    shift = shift.expand(site.shape)[None, None]
-    return maps, rows.dot(shift)
+    maps: list[LinearMap | None] = [rows.scaled(scale[None, None]), None, None, None, None]
+    return maps, rows.dot(shift[None, None])
 
 
 def pull_add(site: Site, values: Values, rows: LinearMap) -> Pulled:
@@ -146,12 +155,12 @@ def pull_signed_sum(site: Site, values: Values, rows: LinearMap, negate_second: 
     maps: list[LinearMap | None] = []
     added = None
     for i, (node, value) in enumerate(zip(site.operands, values, strict=True)):
-        signed = rows.negated() if negate_second and i == 1 else rows
+        minus = negate_second and i == 1
         if value is None:
-            maps.append(onto(site, node, signed))
+            maps.append(onto(site, node, rows.negated() if minus else rows))
         else:
             maps.append(None)
-            added = signed.dot(constant(site, node, value))
+            added = rows.dot(constant(site, node, -value if minus else value))
     return maps, added
 
 
@@ -191,7 +200,91 @@ def pull_max_merge(site: Site, values: Values, rows: LinearMap) -> Pulled | None
     return None if fixed else ([*maps, None], None)
 
 
-FAST: dict[str, Callable[[Site, Values, LinearMap], Pulled | None]] = {
+def kernel_of_rows(weight: Tensor, attrs: Mapping[str, Any]) -> Tensor:
+    """What one result of a convolution reads in its window: [out, in / groups, *kernel] as [out, in, kh, kw]."""
+    groups, (down, across) = attrs["groups"], attrs["dilation"]
+    if groups == 1 and down == across == 1:
+        return weight
+    count, channels, height, width = weight.shape
+    size = (down * (height - 1) + 1, across * (width - 1) + 1)
+    kernel = weight.new_zeros(groups, count // groups, groups, channels, *size)
+    each = torch.arange(groups, device=weight.device)
+    kernel[each, :, each, :, ::down, ::across] = weight.reshape(groups, count // groups, *weight.shape[1:])
+    return kernel.reshape(count, groups * channels, *size)
+
+
+def windows_of_operand(site: Site, windows: Windows, kernel: tuple[int, int], attrs: Mapping[str, Any]) -> Windows:
+    """The windows of a convolution's operand that windows of its result read."""
+    shape = site.operands[0].shape
+    return windows.of_operand(shape, kernel, attrs["stride"], attrs["padding"], attrs["dilation"])
+
+
+def convolved_rows(site: Site, rows: Rows, weight: Tensor, attrs: Mapping[str, Any]) -> LinearMap:
+    """Single neurons of a convolution over its operand: each row is its channel's kernel, placed."""
+    start = single_windows(rows)
+    windows = windows_of_operand(site, start, (weight.shape[2], weight.shape[3]), attrs)
+    channel = start.anchors.channel.flatten()
+    kernels = kernel_of_rows(weight, attrs).index_select(0, channel).unflatten(0, rows.rows)
+    return Patches(windows.cut(kernels * rows.coefficients[..., None, None, None]), windows).kept()
+
+
+def convolved_patches(site: Site, rows: Patches, weight: Tensor, attrs: Mapping[str, Any]) -> LinearMap:
+    """Windows of a convolution's result over its operand: every window is pulled back by itself."""
+    windows = windows_of_operand(site, rows.windows, (weight.shape[2], weight.shape[3]), attrs)
+    shape = shape_of({**attrs, "padding": (0, 0)}, windows.size)
+    pulled = conv_transpose(rows.coefficients.flatten(0, 1), weight, shape)
+    return Patches(windows.cut(pulled.unflatten(0, rows.rows)), windows).kept()
+
+
+def conv_rule(convolved: Convolved) -> Rule:
+    """The rule of conv2d for one form of rows."""
+
+    def rule(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
+        weight, bias = values[1], values[2] if len(values) > 2 else None
+        if weight is None or values[0] is not None or (len(values) > 2 and bias is None):
+            return None
+        added = None if bias is None else rows.dot(bias[None, None, :, None, None])
+        return [convolved(site, rows, weight, site.attrs)] + [None] * (len(values) - 1), added
+
+    return rule
+
+
+def pool_rule(convolved: Convolved) -> Rule:
+    """The rule of avg_pool2d for one form of rows: a convolution of each channel with a constant kernel.
+
+    Not where the divisor differs from window to window: padding that does not count, or windows that
+    `ceil_mode` lets hang over the padding.
+    """
+
+    def rule(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
+        a, shape = site.attrs, site.operands[0].shape
+        inside = all(
+            (site.shape[1 + i] - 1) * a["stride"][i] + a["kernel"][i] <= shape[1 + i] + 2 * a["padding"][i]
+            for i in (0, 1)
+        )
+        if not inside or not (a["count_include_pad"] or tuple(a["padding"]) == (0, 0)):
+            return None
+        share = torch.full((shape[0], 1, *a["kernel"]), 1 / prod(a["kernel"]), dtype=rows.dtype, device=rows.device)
+        depthwise = {"stride": a["stride"], "padding": a["padding"], "dilation": (1, 1), "groups": shape[0]}
+        return [convolved(site, rows, share, depthwise)], None
+
+    return rule
+
+
+def pull_pad_windows(site: Site, values: Values, rows: Patches) -> Pulled | None:
+    """Padding of rows and columns: the windows move, and what they read of the padding is a constant."""
+    channels, down, across = site.attrs["pads"] if len(site.shape) == 3 else ((1, 1),) * 3
+    if tuple(channels) != (0, 0):
+        return None
+    shape, (top, left) = site.operands[0].shape, rows.windows.offset
+    windows = replace(rows.windows, shape=shape, offset=(top - down[0], left - across[0]))
+    if windows.overhang is None:
+        return [Patches(rows.coefficients, windows).kept()], None
+    over = torch.where(windows.overhang, rows.coefficients, 0).sum((2, 3, 4)) * site.attrs["value"]
+    return [Patches(windows.cut(rows.coefficients.clone()), windows).kept()], over
+
+
+FAST: dict[str, Rule] = {
     "linear": pull_linear,
     "conv2d": pull_conv2d,
     "batch_norm": pull_batch_norm,
@@ -204,3 +297,12 @@ FAST: dict[str, Callable[[Site, Values, LinearMap], Pulled | None]] = {
     "max_merge": pull_max_merge,
 }
 """Hand-written transposes by op; a rule returns None where it does not apply."""
+
+WINDOWED: dict[tuple[str, type[LinearMap]], Callable[[Site, Values, Any], Pulled | None]] = {
+    ("conv2d", Rows): conv_rule(convolved_rows),
+    ("conv2d", Patches): conv_rule(convolved_patches),
+    ("avg_pool2d", Rows): pool_rule(convolved_rows),
+    ("avg_pool2d", Patches): pool_rule(convolved_patches),
+    ("pad", Patches): pull_pad_windows,
+}
+"""Transposes that keep rows on windows, by op and form of the rows; they come before those of `FAST`."""

@@ -1,4 +1,4 @@
-"""The step of a walk over a relaxed node, as one differentiable function.
+"""The step of a walk over a relaxed node, and its end on a box, each as one differentiable function.
 
 A row with coefficient a >= 0 takes the node's lower line, a < 0 its upper line. Fused, it needs the two
 halves of the coefficients once, and its gradient is written down instead of taped: what leaves the node
@@ -53,12 +53,10 @@ class Relaxed(torch.autograd.Function):
         c = c.reshape(*c.shape, *([1] * (a.dim() - 2)))
         of_a = of_ls = of_li = of_us = of_ui = None
         if ctx.needs_input_grad[0]:
-            positive = a > 0
-            of_a = g * torch.where(positive, ls, us)
-            if ui is not None:
-                of_a.addcmul_(c, torch.where(positive, torch.zeros_like(ui) if li is None else li, ui))
-            elif li is not None:
-                of_a.addcmul_(c, torch.where(positive, li, torch.zeros_like(li)))
+            below, above = g * ls, g * us
+            below = below if li is None else below.addcmul_(c, li)
+            above = above if ui is None else above.addcmul_(c, ui)
+            of_a = torch.where(a > 0, below, above)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             up = a.clamp(min=0)
             of_ls = collected(g * up, ls) if ctx.needs_input_grad[1] else None
@@ -68,6 +66,35 @@ class Relaxed(torch.autograd.Function):
             of_us = collected(g * down, us) if ctx.needs_input_grad[3] else None
             of_ui = collected(c * down, ui) if ctx.needs_input_grad[4] and ui is not None else None
         return of_a, of_ls, of_li, of_us, of_ui
+
+
+class Least(torch.autograd.Function):
+    """(a, lower, upper) -> the minimum of a x over the box lower <= x <= upper, [G, S]."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        ctx.save_for_backward(a, lower, upper)
+        at_lower = contract(merged(a.clamp(min=0), 2), spread(lower, a))
+        return at_lower + contract(merged(a.clamp(max=0), 2), spread(upper, a))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Optional, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, lower, upper = ctx.saved_tensors
+        g = grad_outputs[0].reshape(*a.shape[:2], *([1] * (a.dim() - 2)))
+        of_a = of_lower = of_upper = None
+        if ctx.needs_input_grad[0]:
+            of_a = torch.where(a > 0, lower, upper).mul_(g)
+        if ctx.needs_input_grad[1]:
+            of_lower = collected(a.clamp(min=0) * g, lower)
+        if ctx.needs_input_grad[2]:
+            of_upper = collected(a.clamp(max=0) * g, upper)
+        return of_a, of_lower, of_upper
+
+
+def least(rows: LinearMap, lower: Tensor, upper: Tensor) -> Tensor:
+    """The minimum [G, S] of rows over boxes [G, 1, *shape] of their node."""
+    return Least.apply(rows.coefficients, rows.at(lower), rows.at(upper))  # pyright: ignore[reportReturnType]
 
 
 def relaxed(rows: LinearMap, lines: Lines) -> tuple[LinearMap, Tensor]:

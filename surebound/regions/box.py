@@ -9,6 +9,7 @@ from torch import Tensor
 
 from surebound.errors import SpecError
 from surebound.linear.maps import LinearMap
+from surebound.linear.relaxed import least
 from surebound.regions.region import Region
 
 
@@ -49,8 +50,8 @@ class Box(Region):
         return (self.upper - self.lower) / 2
 
     def minimise(self, rows: LinearMap) -> Tensor:
-        """A c - |A| r  (auto_LiRPA, Xu et al. 2020, section 3.2 with p = inf)."""
-        return rows.dot(self.centre.unsqueeze(1)) - rows.absdot(self.radius.unsqueeze(1))
+        """max(A, 0) lower + min(A, 0) upper  (auto_LiRPA, Xu et al. 2020, section 3.2 with p = inf)."""
+        return least(rows, self.lower.unsqueeze(1), self.upper.unsqueeze(1))
 
     def minimiser(self, rows: LinearMap) -> Tensor:
         return torch.where(rows.dense() > 0, self.lower.unsqueeze(1), self.upper.unsqueeze(1))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surebound.bounds.beta import Splits
-from surebound.bounds.crown import boxes_of, by_walk, caching_lines
+from surebound.bounds.crown import BY_WALK, boxes_of, caching_lines
 from surebound.bounds.walk import walk
 from surebound.linear.maps import Dense, merged
 from surebound.search.branching.scores import input_scores
@@ -72,7 +72,7 @@ class InputEngine:
         region = problem.roots.region.to(dtype).take(problem.roots.within[root])
         region = cut_region(region, splits.to(dtype), problem.input)
         ctx = problem.context(region, dtype)
-        boxes = boxes_of(ctx, {}, (by_walk,))
+        boxes = boxes_of(ctx, {}, (BY_WALK,))
         rows = Dense(problem.spec(root, dtype))
         walked = walk(ctx.plan, ctx.values, problem.output, rows, caching_lines(ctx, boxes))
         constant = walked.constant - problem.roots.threshold[root].to(dtype)

@@ -19,7 +19,7 @@ from torch import Tensor
 from surebound.bounds.alpha import optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
-from surebound.bounds.crown import Context, boxes_of, by_walk, unstable_of
+from surebound.bounds.crown import BY_WALK, Context, boxes_of, unstable_of, walked_lower
 from surebound.bounds.work import Free, Optimised, Target
 from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
@@ -129,7 +129,7 @@ class NeuronEngine:
         ctx = problem.context(region, dtype)
         if self.refreshes:
             with torch.no_grad():
-                boxes = boxes_of(ctx, boxes, (by_walk,))
+                boxes = boxes_of(ctx, boxes, (BY_WALK,))
         return Batch(ctx, boxes, without(splits, problem.input), root, case)
 
     def run(self, batch: Batch, values: Values, steps: int, keep: bool = False) -> Optimised:
@@ -194,7 +194,7 @@ class NeuronEngine:
     def first_logits(self, batch: Batch) -> Tensor:
         """CONFIDENT for the atom with the best CROWN bound, 0 for the others, -inf for padding: [N, K]."""
         target = self.target(batch.root, self.dtype_of(batch))
-        atoms = by_walk(batch.ctx, batch.boxes, self.problem.output, Dense(target.spec))
+        atoms = walked_lower(batch.ctx, batch.boxes, self.problem.output, Dense(target.spec))
         real = self.problem.roots.real[batch.root]
         slack = torch.where(real, atoms.detach() - target.threshold, -torch.inf)
         logits = torch.zeros_like(slack).scatter(1, slack.argmax(1, keepdim=True), CONFIDENT)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from surebound.attacks.pgd import Descent, hinge, pgd, worst_row
 from surebound.bounds.climb import Rates
-from surebound.bounds.crown import boxes_of, by_walk
+from surebound.bounds.crown import BY_WALK, boxes_of, walked_lower
 from surebound.bounds.memory import Memory, pieces
 from surebound.errors import OutOfMemory, OutOfTime, UsageError
 from surebound.graph.graph_original import GraphOriginal
@@ -238,7 +238,7 @@ def bound_roots(run: Run) -> tuple[dict[str, Interval], Tensor]:
             region = roots.region.take(torch.arange(piece.start, piece.stop))
             ctx = replace(of.context(region, torch.float64), alive=alarm(ledger, here.numpy()))
             try:
-                boxes = boxes_of(ctx, {}, (by_walk,))
+                boxes = boxes_of(ctx, {}, (BY_WALK,))
             except OutOfTime as error:
                 ledger.end(here.numpy(), Unknown(str(error), "timeout"))
                 boxes = boxes_of(ctx, {}, ())
@@ -249,7 +249,7 @@ def bound_roots(run: Run) -> tuple[dict[str, Interval], Tensor]:
                 within = roots.within[at] - piece.start
                 local = {name: Interval(box.lower[within], box.upper[within]) for name, box in boxes.items()}
                 own = of.context(roots.region.take(roots.within[at]), torch.float64)
-                lower = by_walk(own, local, of.output, Dense(of.spec(at, torch.float64)))
+                lower = walked_lower(own, local, of.output, Dense(of.spec(at, torch.float64)))
                 atoms[at] = lower - roots.threshold[at]
                 margin = roots.best(atoms[at], at)
                 proven = confirmed(margin)
