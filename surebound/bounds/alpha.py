@@ -35,6 +35,9 @@ from surebound.ops.record import Interval
 LEAVE = 0.75
 """Rows leave when at most this part of those at work is left."""
 
+LOOK = 5
+"""Elsewhere than on a CPU, whether rows are done is asked every so many steps only: it waits for the device."""
+
 KEPT = 6
 """Numbers per entry of a relaxed node: coefficients, free value, its gradient, its running mean and square, chord."""
 
@@ -78,12 +81,13 @@ def optimise(
         open_rows = torch.isfinite(lower) & record.rising(rates.settled).flatten()[work.place]
         if wanted is not None:
             open_rows = open_rows & wanted(record.lower).flatten()[work.place]
-        if last_step or not lower.requires_grad or not bool(open_rows.any()):
+        due = lower.device.type == "cpu" or step % LOOK == 0
+        if last_step or not lower.requires_grad or (due and not bool(open_rows.any())):
             record.leave(walked, work)
             break
         torch.where(open_rows, lower, torch.zeros_like(lower)).sum().backward()
         work.climb(rates)
-        fewer = narrower(open_rows)
+        fewer = narrower(open_rows) if due else None
         if fewer is not None:
             record.leave(walked, work)
             work = work.narrowed(*fewer)

@@ -202,30 +202,34 @@ class Record:
 
     def __init__(self, lower: Tensor, work: Work, remember: bool) -> None:
         self.remember = remember
-        self.lower = lower.detach().clone()
+        self.lower = lower.detach()
         self.history = [self.lower]
-        held = remember and work.moving
-        self.free = {name: own(face.free, held) for name, face in work.faces.items()} if remember else {}
-        self.beta = None if work.beta is None else own(work.beta, held)
-        self.logits = None if work.logits is None else own(work.logits, held)
+        self.free = {name: face.free.detach() for name, face in work.faces.items()} if remember else {}
+        self.beta = None if work.beta is None else work.beta.detach()
+        self.logits = None if work.logits is None else work.logits.detach()
         self.reached: dict[str, Tensor] = {}
 
     def improve(self, lower: Tensor, work: Work) -> None:
         """Take over what is better; NaN is never better."""
         self.history.append(self.lower)
-        self.lower = self.lower.clone()
-        place = work.place.flatten()
-        up = lower.flatten() > self.lower.flatten()[place]
-        place = place[up]
-        self.lower.view(-1)[place] = lower.flatten()[up]
-        if not self.remember:
-            return
-        for name, face in work.faces.items():
-            self.free[name].flatten(1, 2)[:, place] = face.free.detach().flatten(1, 2)[:, up]
-        if self.beta is not None and work.beta is not None:
-            self.beta.flatten(0, 1)[place] = work.beta.detach().flatten(0, 1)[up]
-        if self.logits is not None and work.logits is not None:
-            self.logits[place] = work.logits.detach()[up]
+        place, all_rows = work.place.flatten(), work.place.numel() == self.lower.numel()
+        now = self.lower.flatten()[place]
+        up = lower.flatten() > now
+
+        def improved(old: Tensor, new: Tensor, lead: int) -> Tensor:
+            """old [*lead, G, S, ...] with the rows that went up from new [*lead, g, s, ...]."""
+            old_rows, new_rows = old.flatten(lead, lead + 1), new.detach().flatten(lead, lead + 1)
+            here = old_rows if all_rows else old_rows.index_select(lead, place)
+            best = torch.where(up.reshape(*[1] * lead, -1, *[1] * (here.dim() - lead - 1)), new_rows, here)
+            return (best if all_rows else old_rows.index_copy(lead, place, best)).reshape(old.shape)
+
+        self.lower = improved(self.lower, lower, 0)
+        if self.remember:
+            self.free = {name: improved(value, work.faces[name].free, 1) for name, value in self.free.items()}
+            if self.beta is not None and work.beta is not None:
+                self.beta = improved(self.beta, work.beta, 0)
+            if self.logits is not None and work.logits is not None:
+                self.logits = improved(self.logits.unsqueeze(1), work.logits.unsqueeze(1), 0).squeeze(1)
 
     def rising(self, settled: float) -> Tensor:
         """bool [G, S]: rows whose last PATIENCE steps brought more than the part `settled` of all that was won.
@@ -248,8 +252,3 @@ class Record:
     def optimised(self) -> Optimised:
         """The result."""
         return Optimised(self.lower, self.free, self.beta, self.logits, self.reached)
-
-
-def own(value: Tensor, held: bool) -> Tensor:
-    """Without gradient history, and a copy where it will be written to."""
-    return value.detach().clone() if held else value.detach()

@@ -7,6 +7,7 @@ channels, which are then dealt out (Shi et al. 2016, sub-pixel convolution).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -45,26 +46,23 @@ def block_of(stride: tuple[int, int], channels: int) -> tuple[int, int]:
     return high, wide
 
 
-def taps(kernel: Tensor, axis: int, stride: int, block: int) -> Tensor:
-    """Along one axis: for each offset a in a block, the kernel as seen from the rows' entries, [..., a, e].
+@lru_cache(maxsize=256)
+def taps(size: int, stride: int, block: int) -> Tensor:
+    """Along one axis, which of a kernel's `size` taps output a of a block takes from the rows' entry e, [a, e].
 
-    An output pixel block j + a collects entry (block / stride) j + e with the kernel's tap a - stride e.
+    Output block j + a collects entry (block / stride) j + e with tap a - stride e; `size` stands for none.
     """
-    size = kernel.shape[axis]
-    reach = (size - 1) // stride
-    e = torch.arange(-reach, block // stride)
-    tap = torch.arange(block).unsqueeze(1) - stride * e
-    valid = ((tap >= 0) & (tap < size)).to(kernel.device)
-    moved = kernel.movedim(axis, -1)
-    return moved[..., tap.clamp(0, size - 1).to(kernel.device)] * valid
+    entry = torch.arange(-((size - 1) // stride), block // stride)
+    tap = torch.arange(block).unsqueeze(1) - stride * entry
+    return torch.where((tap >= 0) & (tap < size), tap, size)
 
 
 def blocked(rows: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     """By a convolution that computes blocks of output pixels; ungrouped, undilated."""
     block = block_of(shape.stride, weight.shape[1])
     entries, channels = weight.shape[:2]
-    high = taps(weight, 2, shape.stride[0], block[0])  # [ci, co, kw, a, e]
-    both = taps(high, 2, shape.stride[1], block[1])  # [ci, co, a, e, b, f]
+    down, across = (taps(weight.shape[2 + i], shape.stride[i], block[i]).to(weight.device) for i in (0, 1))
+    both = F.pad(weight, (0, 1, 0, 1))[:, :, down[:, :, None, None], across]  # [co, ci, a, e, b, f]
     kernel = both.permute(1, 2, 4, 0, 3, 5).reshape(-1, entries, both.shape[3], both.shape[5])
     steps = [block[i] // shape.stride[i] for i in (0, 1)]
     before = [(weight.shape[2 + i] - 1) // shape.stride[i] for i in (0, 1)]

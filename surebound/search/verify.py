@@ -83,8 +83,8 @@ class VerifyConfig:
     seed: int = 0
     memory: int = 1 << 30
     descent: Descent = field(default_factory=Descent)
-    steps: int = 20
-    rates: Rates = field(default_factory=lambda: Rates(0.1, 0.1, 0.97))
+    steps: int = 6
+    rates: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
         if not self.timeout > 0:
