@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from surebound.linear.maps import Dense, LinearMap, Rows, identity
+from surebound.linear.patches import Anchors, Patches, Windows
 from surebound.linear.relaxed import relaxed
 from surebound.ops.record import Lines
 
 G = 3
-SHAPES = [(2, 3), (5,), (1,), (2, 1, 2), ()]
+SHAPES = [(2, 3), (5,), (1,), (2, 1, 2), (2, 4, 5), (3, 1, 1), ()]
 
 
 def dense(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
@@ -40,13 +41,38 @@ def eye(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
     return made, torch.diag_embed(entries).reshape(G, count, *shape)
 
 
+def windows(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
+    """Windows of 3 x 2 that hang over all edges, from a grid of 2 x 3 neurons of 4 channels."""
+    anchors = Anchors(torch.randint(24, (G, 7)), (2, 3))
+    where = Windows(anchors, shape, size=(3, 2), stride=(3, 2), offset=(-1, -1))
+    coefficients = torch.zeros(G, 7, shape[0], 3, 2, dtype=torch.float64)
+    full = torch.zeros(G, 7, *shape, dtype=torch.float64)
+    for g, s in itertools.product(range(G), range(7)):
+        down, across = divmod(int(anchors.index[g, s]) % 6, 3)
+        for i, j in itertools.product(range(3), range(2)):
+            y, x = down * 3 - 1 + i, across * 2 - 1 + j
+            if s != 2 and 0 <= y < shape[1] and 0 <= x < shape[2]:
+                coefficients[g, s, :, i, j] = full[g, s, :, y, x] = torch.randn(shape[0], dtype=torch.float64)
+    return Patches(coefficients, where), full
+
+
 FORMS: dict[str, Callable[[tuple[int, ...]], tuple[LinearMap, Tensor]]] = {
     "dense": dense,
     "rows": rows,
     "one row per entry": eye,
+    "windows": windows,
 }
+
+
+def fits(form: str, shape: tuple[int, ...]) -> bool:
+    """Windows are of feature maps."""
+    return form != "windows" or len(shape) == 3
+
+
 form_and_shape = pytest.mark.parametrize(
-    ("form", "shape"), list(itertools.product(FORMS, SHAPES)), ids=lambda v: v if isinstance(v, str) else str(list(v))
+    ("form", "shape"),
+    [case for case in itertools.product(FORMS, SHAPES) if fits(*case)],
+    ids=lambda v: v if isinstance(v, str) else str(list(v)),
 )
 
 
@@ -59,6 +85,11 @@ def factors(array: Tensor) -> dict[str, Tensor]:
 
 def total(product: Tensor) -> Tensor:
     return product.reshape(*product.shape[:2], -1).sum(-1)
+
+
+def lines_at(a: LinearMap, low: Tensor, below: Tensor | None, high: Tensor, above: Tensor | None) -> Lines:
+    """Lines of a node on the support of a map over it."""
+    return Lines(a.at(low), None if below is None else a.at(below), a.at(high), None if above is None else a.at(above))
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
@@ -90,7 +121,7 @@ def test_relaxed_takes_one_line_where_positive_and_the_other_where_negative(form
     up, down = array.clamp(min=0), array.clamp(max=0)
     for low, high in itertools.product(factors(array).values(), factors(array).values()):
         for below, above in ((low.flip(-1), high.flip(-1)), (None, high), (low, None), (None, None)):
-            lines = Lines(*(None if part is None else a.at(part) for part in (low, below, high, above)))
+            lines = lines_at(a, low, below, high, above)
             rows, constant = relaxed(a, lines)
             close(rows.dense(), up * low + down * high)
             terms = [half * part for half, part in ((up, below), (down, above)) if part is not None]
@@ -103,7 +134,7 @@ def test_gradients_through_relaxed_are_those_of_its_formula(form: str, shape: tu
     leaves = [value.requires_grad_() for value in factors(array).values()]
     weight, price = torch.randn_like(array), torch.randn(array.shape[:2], dtype=torch.float64)
     for below, above in itertools.product((leaves[1], None), (leaves[3], None)):
-        lines = Lines(*(None if part is None else a.at(part) for part in (leaves[0], below, leaves[2], above)))
+        lines = lines_at(a, leaves[0], below, leaves[2], above)
         held = a.coefficients.clone().requires_grad_()
         rows, constant = relaxed(a.holding(held), lines)
         used = [held, *(value for value in (leaves[0], below, leaves[2], above) if value is not None)]
@@ -166,8 +197,28 @@ def test_reshaped(form: str, shape: tuple[int, ...]) -> None:
         close(moved.dot(v), total(array.reshape(*array.shape[:2], *other) * v))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("forms", list(itertools.product(FORMS, FORMS)), ids="+".join)
+@form_and_shape
+def test_pick(form: str, shape: tuple[int, ...]) -> None:
+    """Some groups, and of each its own rows."""
+    a, array = FORMS[form](shape)
+    last = array.shape[1] - 1
+    groups, chosen = torch.tensor([[2], [0]]), torch.tensor([[0, last, 0], [last, 0, last]])
+    picked = a.pick(groups, chosen)
+    close(picked.dense(), array[groups, chosen])
+    assert picked.rows == (2, 3)
+    v = torch.randn(2, 1, *shape, dtype=torch.float64)
+    close(picked.dot(v), total(array[groups, chosen] * v))
+
+
+@pytest.mark.parametrize(
+    ("forms", "shape"),
+    [
+        (forms, shape)
+        for forms, shape in itertools.product(itertools.product(FORMS, FORMS), SHAPES)
+        if all(fits(form, shape) for form in forms)
+    ],
+    ids=lambda v: "+".join(v) if v and isinstance(v[0], str) else str(list(v)),
+)
 def test_sum(forms: tuple[str, str], shape: tuple[int, ...]) -> None:
     (a, x), (b, y) = (FORMS[form](shape) for form in forms)
     count = min(x.shape[1], y.shape[1])
@@ -192,6 +243,14 @@ def test_operations_leave_their_operands_alone(form: str, shape: tuple[int, ...]
 def test_nbytes_counts_what_is_stored() -> None:
     assert Dense(torch.zeros(2, 3, 4, 5, dtype=torch.float64)).nbytes == 2 * 3 * 20 * 8
     assert Rows(torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3), (100,)).nbytes == 6 * 4
+
+
+def test_rows_of_the_same_neurons_stay_rows() -> None:
+    index = torch.randint(6, (G, 4))
+    a, b = (Rows(index, torch.randn(G, 4, dtype=torch.float64), (2, 3)) for _ in range(2))
+    assert isinstance(a + b, Rows)
+    close((a + b).dense(), a.dense() + b.dense())
+    assert isinstance(a + Rows(index.clone(), b.coefficients, (2, 3)), Dense)
 
 
 def test_identity() -> None:

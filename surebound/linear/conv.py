@@ -89,7 +89,8 @@ class ConvTranspose(torch.autograd.Function):
         ctx.shape = shape
         ctx.save_for_backward(rows if weight.requires_grad else None, weight)
         few = weight.shape[1] < FEW and shape.groups == 1 and tuple(shape.dilation) == (1, 1)
-        return (blocked if few else direct)(rows, weight, shape)
+        found = (blocked if few else direct)(rows, weight, shape)
+        return found.clone() if found._is_view() else found  # the caller may write into it
 
     @staticmethod
     @torch.autograd.function.once_differentiable

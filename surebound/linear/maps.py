@@ -184,6 +184,11 @@ class Rows(LinearMap):
     def reshaped(self, shape: tuple[int, ...]) -> Rows:
         return Rows(self.index, self.coefficients, shape)
 
+    def plus(self, other: LinearMap) -> LinearMap | None:
+        if not isinstance(other, Rows) or other.index is not self.index or other.shape != self.shape:
+            return None
+        return self.holding(self.coefficients + other.coefficients)
+
     def pick(self, groups: Tensor, rows: Tensor) -> Rows:
         return Rows(self.index[groups, rows], self.coefficients[groups, rows], self.shape)
 

@@ -273,15 +273,16 @@ def pool_rule(convolved: Convolved) -> Rule:
 
 def pull_pad_windows(site: Site, values: Values, rows: Patches) -> Pulled | None:
     """Padding of rows and columns: the windows move, and what they read of the padding is a constant."""
-    channels, down, across = site.attrs["pads"] if len(site.shape) == 3 else ((1, 1),) * 3
-    if tuple(channels) != (0, 0):
+    pads = site.attrs["pads"]
+    if len(pads) != 3 or tuple(pads[0]) != (0, 0):
         return None
-    shape, (top, left) = site.operands[0].shape, rows.windows.offset
-    windows = replace(rows.windows, shape=shape, offset=(top - down[0], left - across[0]))
-    if windows.overhang is None:
-        return [Patches(rows.coefficients, windows).kept()], None
-    over = torch.where(windows.overhang, rows.coefficients, 0).sum((2, 3, 4)) * site.attrs["value"]
-    return [Patches(windows.cut(rows.coefficients.clone()), windows).kept()], over
+    (top, left), (_, down, across) = rows.windows.offset, pads
+    windows = replace(rows.windows, shape=site.operands[0].shape, offset=(top - down[0], left - across[0]))
+    added = None
+    if windows.overhang is not None and site.attrs["value"] != 0:
+        padding = torch.where(windows.overhang, rows.coefficients, 0)
+        added = padding.sum((2, 3, 4)) * site.attrs["value"]
+    return [Patches(windows.cut(rows.coefficients.clone()), windows).kept()], added
 
 
 FAST: dict[str, Rule] = {
