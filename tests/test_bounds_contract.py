@@ -43,7 +43,7 @@ each_method_and_net = pytest.mark.parametrize(
     [(m, n, REGIONS[(i + j) % 3]) for i, m in enumerate(METHODS) for j, n in enumerate(NETS)],
 )
 """Every method on every net, with the regions taking turns."""
-DIFFERENTIABLE = ("ibp", "crown-ibp", "crown")
+DIFFERENTIABLE = ("ibp", "crown-ibp", "crown", "alpha from given values")
 
 
 @cache
@@ -460,6 +460,9 @@ def test_gradients_are_the_derivatives(method: str, net: str, kind: str) -> None
     around = query.regions["x"]
     base.append(around.lower if isinstance(around, Box) else around.centre)  # type: ignore[attr-defined]
     weight = torch.randn(2, query.spec.shape[1], dtype=torch.float64)
+    way, warm = METHODS.get(method), None
+    if way is None:
+        way, warm = AlphaCrown(0), AlphaCrown(3).bound(query).warm
 
     def loss(*tensors: Tensor) -> Tensor:
         params = {**query.params, **dict(zip(names, tensors[:-1], strict=True))}
@@ -470,7 +473,7 @@ def test_gradients_are_the_derivatives(method: str, net: str, kind: str) -> None
             assert isinstance(around, LpBall)
             limits = around.lower + shift, around.upper + shift
             moved = LpBall(around.centre + shift, around.radius, around.p, *limits)
-        found = METHODS[method].bound(Query(query.graph, params, {"x": moved}, query.spec))
+        found = way.bound(Query(query.graph, params, {"x": moved}, query.spec), warm)
         return (found.lower * weight).sum()
 
     leaves = [value.detach().clone().requires_grad_() for value in base]
@@ -839,3 +842,17 @@ def test_the_table_of_ops_is_the_graphs() -> None:
     used = {node.op for net in NETS for node in graph_of(net).nodes} - {"input", "parameter"}
     bounded = {name for name, op in OPS.items() if op.relax is not None or op.affine((True, False))}
     assert bounded <= used | {"maximum", "minimum", "max_pool2d"}
+
+
+def test_optimising_leaves_the_parameters_gradients_alone() -> None:
+    """Live parameters may be optimised for: nothing is added to their `.grad`, and the bounds are differentiable."""
+    query = query_of("mlp", "box")
+    params = {name: value.clone().requires_grad_() for name, value in query.params.items()}
+    for method in (AlphaCrown(3), AlphaCrown(4, "optimised")):
+        found = method.bound(Query(query.graph, params, query.regions, query.spec))
+        assert all(value.grad is None for value in params.values())
+        fixed = method.bound(query)
+        torch.testing.assert_close(found.lower, fixed.lower, rtol=0, atol=1e-9)
+        gradients = torch.autograd.grad(found.lower.sum(), list(params.values()))
+        assert any(float(gradient.abs().max()) > 0 for gradient in gradients)
+    assert not method.bound(query).lower.requires_grad

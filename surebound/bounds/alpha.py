@@ -8,7 +8,7 @@ values of its own, on its support; rows do not influence each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -67,8 +67,15 @@ def optimise(
     wanted: from the best bounds so far, which rows [G, S] still matter (default all); the others leave, as
     do rows that hardly rise any more (`rates.settled`).
     remember: is what gave the bounds wanted too, or only the bounds?
-    The first bound is that of the values given, so the result is never worse than the start.
+    The first bound is that of the values given, so the result is never worse than the start. Where parameters,
+    regions or boxes are differentiated, the bounds are those of the best values held fixed.
     """
+    if torch.is_grad_enabled() and tracked(ctx, boxes):
+        still = replace(ctx, values=detached(ctx.values), regions={n: r.detach() for n, r in ctx.regions.items()})
+        fixed = {name: Interval(box.lower.detach(), box.upper.detach()) for name, box in boxes.items()}
+        found = optimise(still, fixed, start, target, free, steps, rates, splits, beta, logits, wanted, keep)
+        work = Work.of(ctx, boxes, target, found.free, splits, found.beta, found.logits, moving=False)
+        return replace(found, lower=work.walk(start, frozenset())[1])
     work = Work.of(ctx, boxes, target, free, splits, beta, logits, steps > 0)
     record: Record | None = None
     for step in range(steps + 1):
@@ -85,14 +92,24 @@ def optimise(
         if last_step or not lower.requires_grad or (due and not bool(open_rows.any())):
             record.leave(walked, work)
             break
-        torch.where(open_rows, lower, torch.zeros_like(lower)).sum().backward()
-        work.climb(rates)
+        work.climb(torch.where(open_rows, lower, torch.zeros_like(lower)), rates)
         fewer = narrower(open_rows) if due else None
         if fewer is not None:
             record.leave(walked, work)
             work = work.narrowed(*fewer)
     assert record is not None
     return record.optimised()
+
+
+def tracked(ctx: Context, boxes: Mapping[str, Interval]) -> bool:
+    """Does anything that a walk reads have a gradient?"""
+    ends = [end for part in (*ctx.regions.values(), *boxes.values()) for end in (part.lower, part.upper)]
+    return any(value.requires_grad for value in (*ctx.values.values(), *ends))
+
+
+def detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without gradient history."""
+    return {name: value.detach() for name, value in values.items()}
 
 
 def narrower(open_rows: Tensor) -> tuple[Tensor, Tensor] | None:

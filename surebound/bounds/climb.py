@@ -42,11 +42,10 @@ class Climber:
     count: int = 0
 
     @torch.no_grad()
-    def step(self, value: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-        """The next values, from `value.grad`, within low and high."""
-        gradient = value.grad
+    def step(self, value: Tensor, gradient: Tensor | None, low: Tensor | None, high: Tensor | None) -> Tensor:
+        """The next values, within low and high; without a gradient the same."""
         if gradient is None:
-            return value
+            return value.detach()
         if self.mean is None or self.square is None:
             self.mean, self.square = gradient * (1 - MEAN), gradient.square().mul_(1 - SQUARE).add_(TINY)
         else:

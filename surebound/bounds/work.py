@@ -138,21 +138,25 @@ class Work:
             value = relaxation.init(step.site, frame)
         wide = (len(value), *rows.coefficients.shape)
         free = (value if value.shape == wide else value.expand(wide)).contiguous()
-        return Face(frame, low, high, free.requires_grad_(self.moving and bool((high > low).any())))
+        if self.moving and bool((high > low).any()):
+            free.requires_grad_()
+        return Face(frame, low, high, free)
 
-    def climb(self, rates: Rates) -> None:
-        """One step of everything that has a gradient."""
-        for face in self.faces.values():
-            if face.free.grad is not None:
-                if face.climber is None:
-                    face.climber = Climber(rates.alpha * float((face.high - face.low).max()), rates.decay)
-                face.free = face.climber.step(face.free, face.low, face.high).requires_grad_()
-        if self.beta is not None and self.beta.grad is not None:
+    def climb(self, lower: Tensor, rates: Rates) -> None:
+        """One step up the sum of `lower` for everything that moves."""
+        faces = [face for face in self.faces.values() if face.free.requires_grad]
+        moving = [value for value in (self.beta, self.logits) if value is not None and value.requires_grad]
+        slopes = iter(torch.autograd.grad(lower.sum(), [*(face.free for face in faces), *moving], allow_unused=True))
+        for face in faces:
+            if face.climber is None:
+                face.climber = Climber(rates.alpha * float((face.high - face.low).max()), rates.decay)
+            face.free = face.climber.step(face.free, next(slopes), face.low, face.high).requires_grad_()
+        if self.beta is not None and self.beta.requires_grad:
             climber = self.climbers.setdefault("beta", Climber(rates.beta, rates.decay))
-            self.beta = climber.step(self.beta, torch.zeros_like(self.beta), None).requires_grad_()
-        if self.logits is not None and self.logits.grad is not None:
+            self.beta = climber.step(self.beta, next(slopes), torch.zeros_like(self.beta), None).requires_grad_()
+        if self.logits is not None and self.logits.requires_grad:
             climber = self.climbers.setdefault("logits", Climber(rates.logit, rates.decay))
-            self.logits = climber.step(self.logits, None, None).requires_grad_()
+            self.logits = climber.step(self.logits, next(slopes), None, None).requires_grad_()
 
     def narrowed(self, groups: Tensor, rows: Tensor) -> Work:
         """Only groups [g, 1] and their rows [g, s]."""

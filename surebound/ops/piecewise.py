@@ -23,10 +23,9 @@ Values = Sequence[Tensor | None]
 
 def two_piece_frame(left: float, right: float, lower: Tensor, upper: Tensor) -> Frame:
     """Of f(x) = left x for x < 0, right x for x >= 0, on [lower, upper]: the chord's slope and intercept,
-    the least and the largest slope of a line through the origin on the other side, CROWN's choice of it.
+    the least and the largest slope of a line through the origin on the other side.
 
-    CROWN takes the right piece where the box reaches further up than down, else the left one. A box on one
-    side of 0 has the exact line everywhere.
+    A box on one side of 0 has the exact line everywhere.
     """
     crossing = (lower < 0) & (upper > 0)
     weight = upper / torch.where(crossing, upper - lower, torch.ones_like(upper))
@@ -35,8 +34,7 @@ def two_piece_frame(left: float, right: float, lower: Tensor, upper: Tensor) -> 
     intercept = torch.where(crossing, (left - right) * weight * lower, torch.zeros_like(lower))
     least = torch.where(crossing, min(left, right), exact)
     largest = torch.where(crossing, max(left, right), exact)
-    adaptive = torch.where(crossing, left + (right - left) * (upper > -lower).to(lower.dtype), exact)
-    return chord, intercept, least, largest, adaptive
+    return chord, intercept, least, largest
 
 
 def convex_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
@@ -53,8 +51,11 @@ def slope_limits(site: Site, frame: Frame) -> tuple[Tensor, Tensor]:
     return frame[2].unsqueeze(0), frame[3].unsqueeze(0)
 
 
-def adaptive(site: Site, frame: Frame) -> Tensor:
-    return frame[4].unsqueeze(0)
+def adaptive(left: float, right: float, frame: Frame) -> Tensor:
+    """CROWN's choice: the right piece where the box reaches further up than down (a steep chord), else the left."""
+    chord, _, least, largest = frame[:4]
+    steep = (chord > (left + right) / 2) == (left < right)
+    return torch.where(least == largest, least, left + (right - left) * steep.to(chord.dtype)).unsqueeze(0)
 
 
 def unit_interval(site: Site, frame: Frame) -> tuple[Tensor, Tensor]:
@@ -79,7 +80,7 @@ def relu_forward(site: Site, x: Tensor) -> Tensor:
 RELU = Relaxation(
     frame=lambda site, values, lower, upper: two_piece_frame(0.0, 1.0, lower, upper),
     lines=convex_lines,
-    init=adaptive,
+    init=lambda site, frame: adaptive(0.0, 1.0, frame),
     limits=slope_limits,
     loose=crosses_zero,
     threshold=zero_like,
@@ -110,7 +111,7 @@ def leaky_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
 LEAKY = Relaxation(
     frame=lambda site, values, lower, upper: two_piece_frame(site.attrs["slope"], 1.0, lower, upper),
     lines=leaky_lines,
-    init=adaptive,
+    init=lambda site, frame: adaptive(site.attrs["slope"], 1.0, frame),
     limits=slope_limits,
     loose=leaky_loose,
     threshold=zero_like,
@@ -224,7 +225,7 @@ def graft_frame(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Fra
 
 
 def graft_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
-    return Lines(free[0], frame[5], frame[0], frame[1])
+    return Lines(free[0], frame[4], frame[0], frame[1])
 
 
 def graft_loose(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
@@ -236,7 +237,7 @@ def graft_loose(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Ten
 GRAFT = Relaxation(
     graft_frame,
     graft_lines,
-    adaptive,
+    lambda site, frame: adaptive(0.0, 1.0, frame),
     slope_limits,
     graft_loose,
     zero_like,

@@ -67,9 +67,10 @@ class Relaxation:
     exact_split: bool
 
     def project(self, site: Site, frame: Frame, free: Tensor) -> Tensor:
-        """The nearest admissible free values; NaN becomes the middle."""
+        """The nearest admissible free values; NaN becomes the middle. Where there is no choice, the one there is."""
         low, high = self.limits(site, frame)
-        return torch.clamp(torch.where(torch.isnan(free), (low + high) / 2, free), low, high)
+        near = torch.clamp(torch.where(torch.isnan(free), (low + high) / 2, free), low, high)
+        return torch.where(low == high, low, near)
 
 
 @dataclass(frozen=True)

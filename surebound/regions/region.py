@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from copy import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from surebound.linear.maps import LinearMap
+
+RegionT = TypeVar("RegionT", bound="Region")
+
+
+def copy_of(region: RegionT, change: Callable[[Tensor], Tensor]) -> RegionT:
+    """A region with its tensors changed; they are known to be valid, so nothing is checked again."""
+    made = copy(region)
+    for name, value in vars(region).items():
+        object.__setattr__(made, name, change(value) if isinstance(value, Tensor) else value)
+    return made
 
 
 class Region(ABC):
@@ -42,6 +55,10 @@ class Region(ABC):
     @abstractmethod
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Region:
         """The same region in another dtype or on another device; a box only ever grows by the rounding."""
+
+    def detach(self) -> Region:
+        """The same region without gradient history."""
+        return copy_of(self, lambda value: value.detach())
 
     @property
     def groups(self) -> int:
