@@ -21,14 +21,15 @@ from surebound.bounds.crown import (
     Tighten,
     boxes_of,
     context,
+    of_groups,
     spec_rows,
     start_of,
     stats,
     widest,
 )
-from surebound.bounds.memory import Memory
+from surebound.bounds.memory import Memory, chunked
 from surebound.bounds.query import Bounds, Query
-from surebound.bounds.work import Optimised, Record, Target, Work
+from surebound.bounds.work import Optimised, Record, Target, Work, joined
 from surebound.linear.maps import LinearMap
 from surebound.ops.record import Interval
 
@@ -64,7 +65,9 @@ def optimise(
 
     target: rows of their own, or the atoms of one conjunction per group with their `logits`.
     free: values to start from, {} for CROWN's own.
-    wanted: from the best bounds so far, which rows [G, S] still matter (default all); the others leave, as
+    Groups are worked on in pieces that fit into memory.
+    wanted: from the best bounds so far of some groups, which rows [g, S] still matter (default all); the others
+    leave, as
     do rows that hardly rise any more (`rates.settled`).
     remember: is what gave the bounds wanted too, or only the bounds?
     The first bound is that of the values given, so the result is never worse than the start. Where parameters,
@@ -76,6 +79,49 @@ def optimise(
         found = optimise(still, fixed, start, target, free, steps, rates, splits, beta, logits, wanted, keep)
         work = Work.of(ctx, boxes, target, found.free, splits, found.beta, found.logits, moving=False)
         return replace(found, lower=work.walk(start, frozenset())[1])
+    groups, rows = target.rows if isinstance(target, LinearMap) else (len(target.spec), 1)
+    size = max(1, ctx.memory.piece(held(ctx, start), next(iter(ctx.regions.values())).lower.dtype) // rows)
+    if groups <= size:
+        return climbed(ctx, boxes, start, target, free, steps, rates, splits, beta, logits, wanted, keep, remember)
+
+    def part(piece: slice) -> Optimised:
+        at = torch.arange(piece.start, piece.stop)
+        some, near = of_groups(ctx, boxes, start, at)
+        return climbed(
+            some,
+            near,
+            start,
+            target.groups(at),
+            {name: value if value.shape[1] == 1 else value[:, piece] for name, value in free.items()},
+            steps,
+            rates,
+            None if splits is None else splits.at(at),
+            None if beta is None else beta[piece],
+            None if logits is None else logits[piece],
+            wanted,
+            keep,
+            remember,
+        )
+
+    return joined(chunked(part, groups, size))
+
+
+def climbed(
+    ctx: Context,
+    boxes: Mapping[str, Interval],
+    start: str,
+    target: LinearMap | Target,
+    free: Mapping[str, Tensor],
+    steps: int,
+    rates: Rates,
+    splits: Splits | None,
+    beta: Tensor | None,
+    logits: Tensor | None,
+    wanted: Callable[[Tensor], Tensor] | None,
+    keep: frozenset[str],
+    remember: bool,
+) -> Optimised:
+    """`optimise` for as many groups as are worked on at once."""
     work = Work.of(ctx, boxes, target, free, splits, beta, logits, steps > 0)
     record: Record | None = None
     for step in range(steps + 1):

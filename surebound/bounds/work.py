@@ -5,7 +5,7 @@ Rows leave while others go on, so everything here can be narrowed to some groups
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,6 +35,10 @@ class Target:
 
     spec: Tensor
     threshold: Tensor
+
+    def groups(self, at: Tensor) -> Target:
+        """Of some groups."""
+        return Target(self.spec[at], self.threshold[at])
 
     def mixed(self, logits: Tensor) -> tuple[LinearMap, Tensor]:
         """The combined row [G, 1, *shape] and its constant [G, 1] for weights softmax(logits), logits [G, K].
@@ -172,10 +176,7 @@ class Work:
             }
             ctx = replace(ctx, values=values, regions=regions)
             splits = None if splits is None else splits.at(at)
-        if isinstance(target, Target):
-            target = Target(target.spec[at], target.threshold[at])
-        else:
-            target = target.pick(groups, rows)
+        target = target.groups(at) if isinstance(target, Target) else target.pick(groups, rows)
         beta = None if self.beta is None else picked(self.beta.detach(), groups, rows).requires_grad_(self.moving)
         logits = None if self.logits is None else self.logits.detach()[at].requires_grad_(self.logits.requires_grad)
         climbers = {
@@ -256,3 +257,20 @@ class Record:
     def optimised(self) -> Optimised:
         """The result."""
         return Optimised(self.lower, self.free, self.beta, self.logits, self.reached)
+
+
+def joined(parts: Sequence[Optimised]) -> Optimised:
+    """The results of pieces, one after the other."""
+    first = parts[0]
+
+    def together(values: Sequence[Tensor | None], lead: int) -> Tensor | None:
+        found = [value for value in values if value is not None]
+        return torch.cat(found, lead) if found else None
+
+    return Optimised(
+        torch.cat([part.lower for part in parts]),
+        {name: torch.cat([part.free[name] for part in parts], 1) for name in first.free},
+        together([part.beta for part in parts], 0),
+        together([part.logits for part in parts], 0),
+        {name: torch.cat([part.reached[name] for part in parts]) for name in first.reached},
+    )

@@ -76,6 +76,10 @@ class LinearMap(ABC):
         """Only the given rows (indices into S) of every group."""
         return self.pick(torch.arange(self.rows[0], device=self.device).unsqueeze(1), rows.unsqueeze(0))
 
+    def groups(self, at: Tensor) -> LinearMap:
+        """Only the groups [g]."""
+        return self.pick(at.unsqueeze(1), torch.arange(self.rows[1], device=self.device).unsqueeze(0))
+
     def plus(self, other: LinearMap) -> LinearMap | None:
         """The sum where this form can hold it, else None."""
         return None
