@@ -12,7 +12,7 @@ from surebound.graph.ir import FixedParameters, Graph, Node, Site
 from surebound.ops import OPS
 from surebound.regions import Box, LpBall, Region
 
-ARITHMETIC = ("add", "sub", "mul", "div", "where", "max_merge", "maximum", "minimum")
+ARITHMETIC = ("add", "sub", "mul", "div", "where", "max_merge", "maximum", "minimum", "at_least")
 
 
 def result_shape(op: str, operands: Sequence[Node], values: Sequence[Tensor], attrs: dict[str, Any]) -> tuple[int, ...]:
@@ -232,6 +232,15 @@ def merged(seed: int = 0) -> Graph:
     return b.graph(b.linear(b.op("relu", b.linear(h, 4)), 3))
 
 
+def floors(seed: int = 0) -> Graph:
+    """Maxima with constants of their own for every neuron, for every column, for all."""
+    b = Builder(seed)
+    x = b.input(2, 3)
+    for shape in ((2, 4), (4,), ()):
+        x = b.op("at_least", b.linear(x, 4), b.param(b.randn(1, *shape)[0] * 0.3))
+    return b.graph(b.linear(b.flat(x), 3))
+
+
 def scalar(seed: int = 0) -> Graph:
     """A node with one value per sample and an empty shape."""
     b = Builder(seed)
@@ -262,6 +271,7 @@ NETS: dict[str, Callable[[int], Graph]] = {
     "matmul": matmul,
     "graft": graft,
     "merged": merged,
+    "floors": floors,
     "scalar": scalar,
     "affine": affine,
 }

@@ -773,25 +773,30 @@ def test_expanded_pooling_is_pooling(data: st.DataObject):
 
 
 @pytest.mark.parametrize("op", ["maximum", "minimum"])
-def test_expanded_maximum_with_broadcasting(op: str):
+@pytest.mark.parametrize("other", ["row", "c"], ids=["value", "constant"])
+def test_expanded_maximum_with_broadcasting(op: str, other: str):
     net = Hand(2, 1, 3)
     net.param("c", torch.randn(4, 1))
-    net.add("flat", "reshape", ["x"], (2, 3, 1), shape=(2, 3, 1))
     net.add("low", "slice", ["x"], (1, 1, 3), axis=0, start=0, stop=1, step=1)
     net.add("row", "reshape", ["low"], (3,), shape=(3,))
-    net.add("a", op, ["x", "c"], (2, 4, 3))
-    net.add("y", "add", ["a", "a"], (2, 4, 3))
+    shape = (2, 4, 3) if other == "c" else (2, 1, 3)
+    net.add("a", op, ["x", other], shape)
+    net.add("y", "add", ["a", "a"], shape)
     graph = net.graph("y", "a")
     expanded = passes.expand_max(graph)
     x = torch.randn(5, 2, 1, 3, dtype=torch.float64)
     for name in ("y", "a"):
         first, second = (evaluate(g, g.values(torch.float64), x)[name] for g in (graph, expanded))
         torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
-    merge = [node for node in expanded.nodes if node.op == "max_merge"]
-    assert len(merge) == 1
-    b, relu, a = expanded.operands(merge[0])
-    assert relu.op == "relu"
-    assert expanded[relu.inputs[0]].inputs == (a.name, b.name)
+    if other == "c":
+        (floor,) = (node for node in expanded.nodes if node.op == "at_least")
+        x_there, c = expanded.operands(floor)
+        assert x_there.shape == floor.shape and not c.batched
+    else:
+        (merge,) = (node for node in expanded.nodes if node.op == "max_merge")
+        b, relu, a = expanded.operands(merge)
+        assert relu.op == "relu"
+        assert expanded[relu.inputs[0]].inputs == (a.name, b.name)
     for node in expanded.nodes:
         value = evaluate(expanded, expanded.values(torch.float64), x, [node.name])[node.name]
         assert value.shape == (5,) * node.batched + node.shape

@@ -217,6 +217,8 @@ SAMPLES: list[Sample] = [
     Sample("where", (fixed(coin(2, 1)), fixed(randn()), moving(3))),
     Sample("where", (fixed(coin(2, 3)), moving(3), given(randn(G, 2, 1)))),
     Sample("max_merge", (X, X, X)),
+    Sample("max_merge", (moving(2, 1), X, moving(1, 3))),
+    Sample("max_merge", (X, X, moving(2, 1))),
     Sample("max_merge", (fixed(randn(2, 3)), X, X)),
     Sample("reshape", (X,), {"shape": (3, 2)}),
     Sample("reshape", (moving(1),), {"shape": ()}),
@@ -252,6 +254,10 @@ SAMPLES: list[Sample] = [
         for low, high in ((-0.5, 0.7), (0.0, 6.0), (0.1, INF), (-INF, -0.2), (-INF, INF))
     ),
     Sample("graft", (X, fixed(coin(2, 3)), fixed(randn(2, 3)), fixed(randn(2, 3)))),
+    *(
+        Sample("at_least", (X, fixed(c)))
+        for c in (randn(2, 3), randn(3), randn(), torch.tensor([-1e3, 0.1, 1e3]).double())
+    ),
     Sample("sigmoid", (X,)),
     Sample("tanh", (X,)),
     Sample(
@@ -477,6 +483,9 @@ def grid(sample: Sample, box: Interval, count: int = 81) -> Tensor:
     kinks = [0.0, *(float(sample.attrs[key]) for key in ("min", "max") if key in sample.attrs)]
     kinks += [-1.0, 1.0, -5.0, 5.0]
     special = [torch.full_like(low, kink) for kink in kinks if math.isfinite(kink)]
+    special += [
+        value + torch.zeros_like(low) for value in sample.values if value is not None and sample.op == "at_least"
+    ]
     points = torch.cat([low + share * (high - low), low, high, *special], 1)
     return torch.minimum(torch.maximum(points, low), high)
 

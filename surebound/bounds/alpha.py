@@ -67,8 +67,7 @@ def optimise(
     free: values to start from, {} for CROWN's own.
     Groups are worked on in pieces that fit into memory.
     wanted: from the best bounds so far of some groups, which rows [g, S] still matter (default all); the others
-    leave, as
-    do rows that hardly rise any more (`rates.settled`).
+    leave, as do rows that hardly rise any more (`rates.settled`).
     remember: is what gave the bounds wanted too, or only the bounds?
     The first bound is that of the values given, so the result is never worse than the start. Where parameters,
     regions or boxes are differentiated, the bounds are those of the best values held fixed.

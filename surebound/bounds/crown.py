@@ -65,7 +65,7 @@ class Tighten:
 
 def widest(ctx: Context, start: str) -> int:
     """Numbers that a walk from `start` holds for a row where it is widest."""
-    return COPIES * max(prod(ctx.plan.graph[name].shape) for name in ctx.plan.order(start))
+    return COPIES * max((prod(ctx.plan.graph[name].shape) for name in ctx.plan.order(start)), default=1)
 
 
 def walked_lower(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:

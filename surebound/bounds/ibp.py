@@ -13,8 +13,22 @@ from surebound.ops.record import Interval
 from surebound.regions import Region
 
 
+def sound(box: Interval) -> Interval:
+    """The box with its ends opened where the arithmetic failed: NaN says nothing, and what overflowed away from
+    the other side is only known to be beyond the largest number.
+    """
+    most = torch.finfo(box.lower.dtype).max
+    return Interval(
+        box.lower.nan_to_num(nan=-torch.inf, posinf=most, neginf=-torch.inf),
+        box.upper.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-most),
+    )
+
+
 def intersect(a: Interval, b: Interval) -> Interval:
-    """The common part of two sound boxes; where rounding makes them miss each other, `b` is kept."""
+    """The common part of two sound boxes, ends of `b` that are NaN apart; where rounding makes them miss each
+    other, `b` is kept.
+    """
+    b = sound(b)
     lower, upper = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
     fits = lower <= upper
     return Interval(torch.where(fits, lower, b.lower), torch.where(fits, upper, b.upper))
@@ -55,6 +69,5 @@ def propagate(
             boxes[name] if moves else Interval(values[name], values[name])
             for name, moves in zip(node.inputs, step.perturbed, strict=True)
         ]
-        box = step.op.interval(step.site, *operands)
-        boxes[node.name] = refine(node, box)
+        boxes[node.name] = refine(node, sound(step.op.interval(step.site, *operands)))
     return boxes

@@ -89,6 +89,11 @@ def check_roots(graph: Graph, roots: tuple[str, ...]) -> None:
             )
         if graph[name].op == "parameter":
             raise SpecError(f"a region is given for the parameter '{name}'; only inputs and computed nodes may move")
+        if not graph[name].batched:
+            raise SpecError(
+                f"a region is given for '{name}', which no input reaches: it has one value for all samples, not a "
+                "region for each; give the region to an input or to a node that depends on one"
+            )
     waiting, seen = list(graph.outputs), set(roots)
     while waiting:
         name = waiting.pop()

@@ -386,6 +386,7 @@ def write_reduction(writer: Writer, node: Node) -> None:
 WRITERS: Mapping[str, Callable[[Writer, Node], None]] = MappingProxyType(
     {
         "add": elementwise("Add"),
+        "at_least": elementwise("Max"),
         "avg_pool2d": pooled("AveragePool", "ceil_mode", "count_include_pad"),
         "batch_norm": write_batch_norm,
         "clip": write_clip,

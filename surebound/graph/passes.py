@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 Pair = tuple[int, int]
 
 UNARY = frozenset({"relu", "leaky_relu", "clip", "sigmoid", "tanh", "neg"})
-ELEMENTWISE = UNARY | {"add", "sub", "mul", "div", "maximum", "minimum", "where", "graft", "max_merge"}
+ELEMENTWISE = UNARY | {"add", "sub", "mul", "div", "maximum", "minimum", "where", "graft", "max_merge", "at_least"}
 """Ops that treat every position alike, apart from broadcasting."""
 
 
@@ -268,11 +268,12 @@ def expand_max(graph: Graph) -> Graph:
     """maximum, minimum and max_pool2d written with relu:  max(a, b) = b + relu(a - b).
 
     The sum is a node `max_merge` over (b, relu(a - b), a), whose interval is the exact maximum;
-    min(a, b) = -max(-a, -b). Pooling takes the maximum along W, then along H, pair by pair.
+    min(a, b) = -max(-a, -b). Pooling takes the maximum along W, then along H, pair by pair. With a constant c,
+    which the sum could drown a in, max(a, c) is a node `at_least`.
     """
     new = Rewriting({node.name for node in graph.nodes})
     for node in graph.nodes:
-        if node.op in EXPANSIONS:  # the result is the node that was appended last
+        if node.op in EXPANSIONS and node.batched:  # the result is the node that was appended last
             result = EXPANSIONS[node.op](Expansion(new, node), graph.operands(node))
             new.nodes[-1] = replace(result, name=node.name)
         else:
@@ -307,6 +308,10 @@ class Expansion:
         """max(a, b), with broadcasting."""
         a, b = self.lifted(a), self.lifted(b)
         shape = tuple(max(pair) if 0 not in pair else 0 for pair in aligned_sizes(a.shape, b.shape))
+        if not (a.batched and b.batched):
+            x, c = (a, b) if a.batched else (b, a)
+            spread = x if x.shape == shape else self.emit("expand", (x,), shape, {"shape": shape})
+            return self.emit("at_least", (spread, c), shape)
         ahead = self.emit("relu", (self.emit("sub", (a, b), shape),), shape)
         return self.emit("max_merge", (b, ahead, a), shape)
 

@@ -195,9 +195,9 @@ def pull_reshape(site: Site, values: Values, rows: LinearMap) -> Pulled:
 
 def pull_max_merge(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     """b + r; the third operand has no coefficient."""
-    maps: list[LinearMap | None] = [rows if value is None else None for value in values[:2]]
-    fixed = [value for value in values[:2] if value is not None]
-    return None if fixed else ([*maps, None], None)
+    if any(value is not None for value in values[:2]):
+        return None
+    return [*(onto(site, node, rows) for node in site.operands[:2]), None], None
 
 
 def kernel_of_rows(weight: Tensor, attrs: Mapping[str, Any]) -> Tensor:

@@ -13,11 +13,19 @@ from surebound.ops.broadcast import aligned
 from surebound.ops.record import Interval, Op, always, at_most_one, only_first
 
 
+def centre_and_radius(x: Interval) -> tuple[Tensor, Tensor]:
+    """c and r with c - r <= lower and upper <= c + r in the arithmetic at hand, however far apart the ends are."""
+    centre = (x.lower + x.upper) / 2
+    radius = torch.maximum(x.upper - centre, centre - x.lower)
+    short = (centre - radius > x.lower) | (centre + radius < x.upper)
+    return centre, torch.where(short, radius * (1 + 2 * torch.finfo(radius.dtype).eps), radius)
+
+
 def centred(apply: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Interval, w: Interval, b: Interval | None):
     """Interval of w x + b for fixed w and b:  w c + b -+ |w| r  with centre c and radius r (IBP)."""
     if not w.point or (b is not None and not b.point):
         raise NotImplementedError("interval of a product of two perturbed operands")
-    centre, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) / 2
+    centre, radius = centre_and_radius(x)
     middle = apply(centre, w.lower, None if b is None else b.lower)
     spread = apply(radius, w.lower.abs(), None)
     return Interval(middle - spread, middle + spread)

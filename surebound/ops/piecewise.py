@@ -1,4 +1,4 @@
-"""Piecewise linear activations: relu, leaky relu, clip, grafted relu, and pooling by maximum.
+"""Piecewise linear activations: relu, leaky relu, clip, grafted relu, maximum with a constant, and pooling by maximum.
 
 Lines are the published ones (CROWN, Zhang et al. 2018): on a box with the kink inside, the chord on the
 far side and any line through the kink with a slope between the pieces' slopes on the near side.
@@ -25,9 +25,9 @@ def two_piece_frame(left: float, right: float, lower: Tensor, upper: Tensor) -> 
     """Of f(x) = left x for x < 0, right x for x >= 0, on [lower, upper]: the chord's slope and intercept,
     the least and the largest slope of a line through the origin on the other side.
 
-    A box on one side of 0 has the exact line everywhere.
+    A box on one side of 0 has the exact line everywhere; one with an end that is NaN has NaN.
     """
-    crossing = (lower < 0) & (upper > 0)
+    crossing = ~((lower >= 0) | (upper <= 0))
     weight = upper / torch.where(crossing, upper - lower, torch.ones_like(upper))
     exact = left + (right - left) * (lower >= 0).to(lower.dtype)
     chord = torch.where(crossing, left + (right - left) * weight, exact)
@@ -245,6 +245,44 @@ GRAFT = Relaxation(
 )
 
 
+def at_least(site: Site, x: Tensor, c: Tensor) -> Tensor:
+    """max(x, c) for a constant c that broadcasts to x."""
+    return torch.maximum(x, c)
+
+
+def at_least_frame(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Frame:
+    """The frame of c + relu(x - c), and c."""
+    c = at_least_threshold(site, values, lower, upper)
+    chord, intercept, least, largest = two_piece_frame(0.0, 1.0, lower - c, upper - c)
+    return chord, (1 - chord) * c + intercept, least, largest, c
+
+
+def at_least_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
+    return Lines(free[0], (1 - free[0]) * frame[4], frame[0], frame[1])
+
+
+def at_least_loose(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
+    c = at_least_threshold(site, values, lower, upper)
+    return crosses_zero(site, values, lower - c, upper - c)
+
+
+def at_least_threshold(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
+    """c, with a value for every entry of the box."""
+    assert values[1] is not None
+    return values[1].expand_as(lower)
+
+
+AT_LEAST = Relaxation(
+    at_least_frame,
+    at_least_lines,
+    lambda site, frame: adaptive(0.0, 1.0, frame),
+    slope_limits,
+    at_least_loose,
+    at_least_threshold,
+    exact_split=True,
+)
+
+
 def max_pool2d(site: Site, x: Tensor) -> Tensor:
     a = site.attrs
     return F.max_pool2d(x, a["kernel"], a["stride"], a["padding"], a["dilation"], a["ceil_mode"])
@@ -265,6 +303,7 @@ PIECEWISE = {
     "leaky_relu": Op(leaky_forward, never, leaky_interval, LEAKY),
     "clip": Op(clip_forward, never, monotone(clip_forward), CLIP),
     "graft": Op(graft_forward, never, graft_interval, GRAFT),
+    "at_least": Op(at_least, never, monotone(at_least), AT_LEAST),
     "max_pool2d": Op(max_pool2d, never, monotone(max_pool2d)),
     "maximum": Op(maximum, never, monotone(maximum)),
     "minimum": Op(minimum, never, monotone(minimum)),

@@ -1,8 +1,9 @@
 """S-shaped activations: sigmoid and tanh.
 
-Both are convex below 0 and concave above, and odd around (0, f(0)), so the lower line on [l, u] is the
-mirrored upper line on [-u, -l]. The upper line is a tangent in the concave part that stays above the
-curve, or the chord (Zhang et al. 2018, section 3; the tangent's position is the relaxation's free value).
+Both are convex below 0 and concave above, and odd around (0, f(0)), so the lower line on [l, u] touches the
+curve where the upper line on [-u, -l] does, mirrored. The upper line is a tangent in the concave part that
+stays above the curve, or the chord (Zhang et al. 2018, section 3; the tangent's position is the relaxation's
+free value).
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def following(curve: SShape, start: Tensor, lower: Tensor) -> Tensor:
 
 
 def upper_frame(curve: SShape, lower: Tensor, upper: Tensor) -> Frame:
-    """Of the lines above the curve on [lower, upper]: the earliest and the latest tangent's position, whether
-    a tangent is used, and the chord's slope and intercept where it is not.
+    """Of the lines above the curve on [lower, upper]: the earliest and the latest tangent's position (the box's
+    upper end), whether a tangent is used, and the chord's slope where it is not (0 where the box is too narrow).
     """
     start, exists = earliest_tangent(curve, lower.detach(), upper.detach())
     start = following(curve, start, lower)
@@ -73,18 +74,18 @@ def upper_frame(curve: SShape, lower: Tensor, upper: Tensor) -> Frame:
     tiny = width <= 1e-12 * (1 + upper.abs())
     chord = (curve.f(upper) - curve.f(lower)) / torch.where(tiny, torch.ones_like(width), width)
     use_tangent = exists & (upper > 0) & ~tiny
-    slope = torch.where(tiny, torch.zeros_like(chord), chord)
-    intercept = torch.where(tiny, curve.f(upper), curve.f(lower) - chord * lower)
-    return start, upper, use_tangent, slope, intercept
+    return start, upper, use_tangent, torch.where(tiny, torch.zeros_like(chord), chord)
 
 
-def upper_line(curve: SShape, frame: Frame, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and intercept of a line above the curve; free in [0, 1] places the tangent."""
-    start, end, use_tangent, chord_slope, chord_intercept = frame
-    tangent_at = start + free * (end - start)
-    slope = curve.slope(tangent_at)
-    intercept = curve.f(tangent_at) - slope * tangent_at
-    return torch.where(use_tangent, slope, chord_slope), torch.where(use_tangent, intercept, chord_intercept)
+def line(curve: SShape, frame: Frame, free: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Slope and intercept of a line above (side 1) or, by a mirrored frame, below (side -1) the curve.
+
+    free in [0, 1] places the tangent. The curve is evaluated on its own side, where nothing cancels.
+    """
+    start, end, use_tangent, chord = frame
+    touches = torch.where(use_tangent, start + free * (end - start), end)
+    slope = torch.where(use_tangent, curve.slope(touches), chord)
+    return slope, curve.f(side * touches) - slope * (side * touches)
 
 
 def relaxation(curve: SShape) -> Relaxation:
@@ -100,14 +101,14 @@ def relaxation(curve: SShape) -> Relaxation:
         return *upper_frame(curve, lower, upper), *upper_frame(curve, -upper, -lower), *choice
 
     def lines(site: Site, frame: Frame, free: Tensor) -> Lines:
-        high_slope, high_intercept = upper_line(curve, frame[:5], free[1])
-        low_slope, mirrored = upper_line(curve, frame[5:10], free[0])
-        return Lines(low_slope, 2 * curve.f(torch.zeros_like(mirrored)) - mirrored, high_slope, high_intercept)
+        high_slope, high_intercept = line(curve, frame[:4], free[1], 1)
+        low_slope, low_intercept = line(curve, frame[4:8], free[0], -1)
+        return Lines(low_slope, low_intercept, high_slope, high_intercept)
 
     return Relaxation(
         frame=frame,
         lines=lines,
-        init=lambda site, frame: torch.stack(frame[10:]),
+        init=lambda site, frame: torch.stack(frame[8:]),
         limits=unit_interval,
         loose=lambda site, values, lower, upper: upper > lower,
         threshold=lambda site, values, lower, upper: (lower + upper) / 2,

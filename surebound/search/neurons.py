@@ -220,7 +220,7 @@ class NeuronEngine:
         regions = {name: region.take(at) for name, region in ctx.regions.items()}
         boxes = {name: Interval(box.lower[at], box.upper[at]) for name, box in batch.boxes.items()}
         return Batch(
-            Context(ctx.plan, ctx.values, regions, ctx.memory),
+            replace(ctx, regions=regions),
             boxes,
             batch.splits.at(at),
             batch.root[at],
@@ -246,11 +246,14 @@ class NeuronEngine:
         offset = torch.tensor([0, *np.cumsum(sizes)[:-1]])[which]
         node = torch.tensor([self.forest.names.index(name) for name in names])[which]
         threshold = torch.cat(thresholds, 1).gather(1, at).double()
+        index = at - offset
         best = torch.zeros(count, dtype=torch.long)
-        if at.shape[1] > 1:
-            quality = self.probe(batch, splits, values, node, at - offset, threshold)
-            best = torch.where(usable, quality, torch.full_like(quality, -torch.inf)).argmax(1)
-        picked = [value.gather(1, best.unsqueeze(1)).squeeze(1).numpy() for value in (node, at - offset, threshold)]
+        asked = usable.any(1).nonzero().squeeze(1)
+        if at.shape[1] > 1 and len(asked):  # what cannot be used is replaced by the first, which scores best
+            tried = [torch.where(usable, value, value[:, :1])[asked] for value in (node, index, threshold)]
+            quality = self.probe(self.select(batch, asked), splits.at(asked), values.at(asked), *tried)
+            best[asked] = torch.where(usable[asked], quality, torch.full_like(quality, -torch.inf)).argmax(1)
+        picked = [value.gather(1, best.unsqueeze(1)).squeeze(1).numpy() for value in (node, index, threshold)]
         has = usable.any(1).numpy()
         return Choice(
             np.where(has, picked[0], choice.node).astype(np.int16),

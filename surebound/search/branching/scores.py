@@ -19,6 +19,7 @@ from surebound.bounds.walk import fixed_operands, lines_of
 from surebound.graph.ir import Site
 from surebound.linear.maps import merged
 from surebound.ops.record import Interval
+from surebound.regions import Box
 
 FLOOR = 0.1
 
@@ -77,12 +78,14 @@ def all_neuron_scores(
 ) -> tuple[list[str], list[Tensor], list[Tensor]]:
     """Scores and thresholds of every splittable node: names, [N, numel] scores, [N, numel] thresholds.
 
-    A node read by several relaxed steps gets the sum of their scores.
+    A node read by several relaxed steps gets the sum of their scores. An input whose region is no box cannot be cut.
     """
     names: list[str] = []
     scores: list[Tensor] = []
     thresholds: list[Tensor] = []
     for name, steps in ctx.plan.operands.items():
+        if name in ctx.regions and not isinstance(ctx.regions[name], Box):
+            continue
         total: Tensor | None = None
         where: Tensor | None = None
         for step in steps:
