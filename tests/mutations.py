@@ -49,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "IBP's radius is 0.999 of the radius",
         "ops/affine.py",
-        "centre, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) / 2",
-        "centre, radius = (x.lower + x.upper) / 2, (x.upper - x.lower) * 0.4995",
+        "return centre, torch.where(short,",
+        "return centre, 0.999 * torch.where(short,",
         INTERVALS,
     ),
     Mutation(
@@ -183,8 +183,8 @@ MUTATIONS = (
     Mutation(
         "an S-shape is mirrored around zero",
         "ops/smooth.py",
-        "2 * curve.f(torch.zeros_like(mirrored)) - mirrored",
-        "-mirrored",
+        "line(curve, frame[4:8], free[0], -1)",
+        "line(curve, frame[4:8], free[0], 1)",
         LINES,
     ),
     Mutation(
@@ -197,8 +197,8 @@ MUTATIONS = (
     Mutation(
         "the tangent's range starts at the box's end",
         "ops/smooth.py",
-        "return start, upper, use_tangent, slope, intercept",
-        "return lower, upper, use_tangent, slope, intercept",
+        "return start, upper, use_tangent, torch",
+        "return lower, upper, use_tangent, torch",
         LINES,
     ),
     Mutation(
@@ -269,8 +269,8 @@ MUTATIONS = (
     Mutation(
         "negative coefficients are scaled like positive ones",
         "linear/relaxed.py",
-        "torch.addcmul(down * us, up, ls)",
-        "torch.addcmul(down * ls, up, ls)",
+        "return mixed(up, ls, down, us), constant",
+        "return mixed(up, ls, down, ls), constant",
         MAPS,
     ),
     Mutation(

@@ -11,6 +11,7 @@ from nets import NETS, Builder, mlp, region, residual, spec_of
 from oracle import outputs_at, row_values, sharp_points
 from torch import Tensor
 
+from surebound.bounds import crown
 from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
@@ -252,6 +253,21 @@ def test_a_batch_is_a_loop(method: str, net: str, kind: str) -> None:
         for name, box in alone.boxes.items():
             torch.testing.assert_close(box.lower[0], together.boxes[name].lower[g], rtol=0, atol=slack)
             torch.testing.assert_close(box.upper[0], together.boxes[name].upper[g], rtol=0, atol=slack)
+
+
+@each_net
+@pytest.mark.parametrize("method", ["crown", "alpha-optimised"])
+def test_leaving_out_what_is_zero_changes_nothing(method: str, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walks that read only the neurons which are not surely zero, from one row on instead of from many."""
+    whole = bounds_of(method, net, "box")
+    monkeypatch.setattr(crown, "MANY", 1)
+    monkeypatch.setattr(crown, "FEW", 1.0)
+    part = METHODS[method].bound(query_of(net, "box"))
+    slack = slack_of(whole.lower)
+    torch.testing.assert_close(part.lower, whole.lower, rtol=0, atol=slack)
+    for name, box in whole.boxes.items():
+        for one, other in zip(box, part.boxes[name], strict=True):
+            torch.testing.assert_close(other, one, rtol=0, atol=slack_of(one))
 
 
 @each_net

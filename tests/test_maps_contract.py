@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from surebound.linear.maps import Dense, LinearMap, Rows, identity
+from surebound.linear.maps import Columns, Dense, LinearMap, Rows, identity
 from surebound.linear.patches import Anchors, Patches, Windows
 from surebound.linear.relaxed import relaxed
 from surebound.ops.record import Lines
@@ -41,6 +41,17 @@ def eye(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
     return made, torch.diag_embed(entries).reshape(G, count, *shape)
 
 
+def columns(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
+    """Every group has entries of its own, three or as many as there are."""
+    index = torch.rand(G, prod(shape)).argsort(1)[:, :3]
+    value = torch.randn(G, 4, index.shape[1], dtype=torch.float64)
+    value[:, 2] = 0.0
+    full = torch.zeros(G, 4, prod(shape), dtype=torch.float64)
+    for g, k in itertools.product(range(G), range(index.shape[1])):
+        full[g, :, index[g, k]] = value[g, :, k]
+    return Columns(index, value, shape), full.reshape(G, 4, *shape)
+
+
 def windows(shape: tuple[int, ...]) -> tuple[LinearMap, Tensor]:
     """Windows of 3 x 2 that hang over all edges, from a grid of 2 x 3 neurons of 4 channels."""
     anchors = Anchors(torch.randint(24, (G, 7)), (2, 3))
@@ -60,6 +71,7 @@ FORMS: dict[str, Callable[[tuple[int, ...]], tuple[LinearMap, Tensor]]] = {
     "dense": dense,
     "rows": rows,
     "one row per entry": eye,
+    "columns": columns,
     "windows": windows,
 }
 
@@ -251,6 +263,14 @@ def test_rows_of_the_same_neurons_stay_rows() -> None:
     assert isinstance(a + b, Rows)
     close((a + b).dense(), a.dense() + b.dense())
     assert isinstance(a + Rows(index.clone(), b.coefficients, (2, 3)), Dense)
+
+
+def test_columns_of_the_same_entries_stay_columns() -> None:
+    index = torch.rand(G, 6).argsort(1)[:, :4]
+    a, b = (Columns(index, torch.randn(G, 5, 4, dtype=torch.float64), (2, 3)) for _ in range(2))
+    assert isinstance(a + b, Columns)
+    close((a + b).dense(), a.dense() + b.dense())
+    assert isinstance(a + Columns(index.clone(), b.coefficients, (2, 3)), Dense)
 
 
 def test_identity() -> None:

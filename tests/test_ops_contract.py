@@ -14,7 +14,7 @@ from nets import result_shape
 from torch import Tensor
 
 from surebound.graph.ir import Node, Site
-from surebound.linear.maps import Dense, LinearMap, Rows
+from surebound.linear.maps import Columns, Dense, LinearMap, Rows, merged
 from surebound.linear.pull import FAST, pull, transpose
 from surebound.ops import OPS
 from surebound.ops.record import Frame, Interval, Relaxation
@@ -170,6 +170,7 @@ X = moving(2, 3)
 SAMPLES: list[Sample] = [
     Sample("linear", (moving(5), fixed(randn(3, 5)), fixed(randn(3)))),
     Sample("linear", (moving(5), fixed(randn(3, 5)))),
+    Sample("linear", (moving(1, 5), fixed(randn(3, 5)), fixed(randn(3)))),
     Sample("linear", (moving(2, 5), fixed(randn(3, 5)), fixed(randn(3)))),
     Sample("linear", (moving(2, 2, 3), fixed(randn(1, 3)), fixed(randn(1)))),
     Sample("matmul", (X, fixed(randn(3, 4)))),
@@ -690,9 +691,15 @@ def single_rows(count: int, shape: tuple[int, ...]) -> Rows:
     return Rows(torch.randint(count, (G, 5)), torch.randn(G, 5, dtype=torch.float64), shape)
 
 
+def column_rows(count: int, shape: tuple[int, ...]) -> Columns:
+    index = torch.rand(G, count).argsort(1)[:, :3]
+    return Columns(index, torch.randn(G, 4, index.shape[1], dtype=torch.float64), shape)
+
+
 FORMS: dict[str, Callable[[int, tuple[int, ...]], LinearMap]] = {
     "dense": dense_rows,
     "rows": single_rows,
+    "columns": column_rows,
 }
 each_form = pytest.mark.parametrize("form", FORMS)
 
@@ -719,6 +726,24 @@ def test_pulled_rows_give_the_same_numbers(sample: Sample, form: str) -> None:
     for a, x in zip(coefficients(maps, sample), points, strict=True):
         found = found + torch.einsum("gsm,gnm->gsn", a.reshape(*rows.rows, -1), x.reshape(G, 3, -1))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10 * (1 + scale_of(wanted)))
+
+
+@each([sample for sample in AFFINE if sample.op == "linear"])
+@each_form
+def test_entries_that_are_zero_may_be_left_out(sample: Sample, form: str) -> None:
+    """Rows over the live entries of the operand have the full ones' coefficients there."""
+    rows = FORMS[form](sample.site.node.numel, sample.site.shape)
+    live = torch.rand(G, math.prod(sample.shapes[0])).argsort(1)[:, :2]
+    (full, *_), wanted = pull(sample.site, OPS[sample.op].forward, sample.values, rows)
+    (part, *_), added = pull(sample.site, OPS[sample.op].forward, sample.values, rows, live)
+    assert full is not None and part is not None
+    assert (wanted is None) == (added is None)
+    if wanted is not None and added is not None:
+        torch.testing.assert_close(added, wanted, rtol=0, atol=1e-10)
+    at = live.unsqueeze(1).expand(*rows.rows, 2)
+    found, known = (merged(a.dense(), 2).gather(2, at) for a in (part, full))
+    torch.testing.assert_close(found, known, rtol=0, atol=1e-10)
+    assert part.rows == rows.rows and part.shape == sample.shapes[0]
 
 
 @each(AFFINE)

@@ -21,6 +21,7 @@ from surebound.bounds.crown import (
     Tighten,
     boxes_of,
     context,
+    live_of,
     of_groups,
     spec_rows,
     start_of,
@@ -121,7 +122,10 @@ def climbed(
     remember: bool,
 ) -> Optimised:
     """`optimise` for as many groups as are worked on at once."""
-    work = Work.of(ctx, boxes, target, free, splits, beta, logits, steps > 0)
+    live: Mapping[str, Tensor] = {}
+    if isinstance(target, LinearMap) and not remember:  # free values may then live on any support
+        live = live_of(ctx, boxes, start, target)
+    work = Work.of(ctx, boxes, target, free, splits, beta, logits, steps > 0, live)
     record: Record | None = None
     for step in range(steps + 1):
         last_step = step == steps

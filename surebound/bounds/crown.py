@@ -17,15 +17,19 @@ from surebound.bounds.ibp import intersect, propagate, unperturbed
 from surebound.bounds.memory import COPIES, Memory, chunked
 from surebound.bounds.plan import Plan, Step, plan
 from surebound.bounds.query import Bounds, Query, Stats
-from surebound.bounds.walk import LinesOf, fixed_operands, lines_at, lines_of, walk
+from surebound.bounds.walk import LinesOf, fixed_operands, lines_at, lines_of, walk, zero
 from surebound.errors import SpecError
 from surebound.graph.ir import Node
 from surebound.linear.maps import Dense, LinearMap, Rows, merged
+from surebound.linear.pull import vector
 from surebound.ops.record import Interval, Lines
 from surebound.regions import Box, Region
 
 WORTH = 0.7
 """Groups are bounded together when each uses at least this part of the rows."""
+
+MANY, FEW = 32, 0.8
+"""Weights are cut to the values in use for at least so many rows, where at most this part is in use."""
 
 
 def nothing() -> None:
@@ -70,7 +74,28 @@ def widest(ctx: Context, start: str) -> int:
 
 def walked_lower(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
     """Plain CROWN lower bounds of rows over `start`."""
-    return walk(ctx.plan, ctx.values, start, rows, caching_lines(ctx, boxes)).minimise(ctx.regions)
+    lines, live = caching_lines(ctx, boxes), live_of(ctx, boxes, start, rows)
+    return walk(ctx.plan, ctx.values, start, rows, lines, live=live).minimise(ctx.regions)
+
+
+def live_of(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> dict[str, Tensor]:
+    """By relaxed node that linear layers read: flat positions [G, n] of what is not surely zero.
+
+    Only for MANY rows per group (each group then multiplies with weights of its own), and where few are left.
+    Groups that need fewer positions than others get some that are zero.
+    """
+    found: dict[str, Tensor] = {}
+    if rows.rows[1] < MANY or torch.is_grad_enabled() and any(value.requires_grad for value in ctx.values.values()):
+        return found
+    for name in ctx.plan.order(start):
+        step = ctx.plan.steps.get(name)
+        if step is None or step.affine or not vector(step.site.shape):
+            continue
+        mask = ~merged(zero(step, ctx.values, boxes[step.site.node.inputs[0]]), 1)
+        most = max(1, int(mask.sum(1).max()))
+        if most <= FEW * mask.shape[1]:
+            found[name] = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    return found
 
 
 BY_WALK = Tighten(walked_lower, widest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -64,6 +65,17 @@ def lines_of(step: Step, values: Mapping[str, Tensor], box: Interval, free: Tens
     return step.relaxation.lines(step.site, frame, chosen)
 
 
+def zero(step: Step, values: Mapping[str, Tensor], box: Interval) -> Tensor:
+    """bool [G, *shape]: where the relaxed step's value is zero on its operand's whole box."""
+    frame = frame_of(step, values, box)
+    low, high = step.relaxation.limits(step.site, frame)
+    lines = step.relaxation.lines(step.site, frame, low.expand_as(step.relaxation.init(step.site, frame)))
+    found = (low == high).all(0)
+    for part in lines:
+        found = found if part is None else found & (part == 0)
+    return found.squeeze(1)
+
+
 def lines_at(rows: LinearMap, lines: Lines) -> Lines:
     """Lines of a node on the support of rows over it."""
     return Lines(*(None if part is None else rows.at(part) for part in lines))  # pyright: ignore[reportArgumentType]
@@ -82,12 +94,13 @@ def walk(
     lines: LinesOf | None,
     addends: Mapping[str, Addend] | None = None,
     keep: frozenset[str] = frozenset(),
+    live: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Walked:
     """Walk `rows` over `start` back to the roots.
 
     lines None: stop at non-affine steps, whose rows are returned among the roots.
     addends: by node, joined to the coefficients when the node is reached. keep: nodes whose coefficients
-    are wanted.
+    are wanted. live: by node, flat positions [G, n] outside of which its value is zero.
     """
     if start not in plan.steps and start not in plan.roots:
         fixed = values[start]
@@ -111,7 +124,8 @@ def walk(
             at_roots[name] = here
             continue
         if step.affine:
-            maps, added = pull(step.site, step.op.forward, fixed_operands(step, values), here)
+            fixed = fixed_operands(step, values)
+            maps, added = pull(step.site, step.op.forward, fixed, here, live.get(step.site.node.inputs[0]))
         else:
             assert lines is not None
             below, added = relaxed(here, lines(name, here))

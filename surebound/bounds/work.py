@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class Face:
 
 @dataclass
 class Work:
-    """Rows at work: `place` [g, s] says which of all rows they are.
+    """Rows at work: `place` [g, s] says which of all rows they are; live: as `walk` takes it.
 
     faces are made when a walk first reaches a relaxed node; free values that are not given start at the
     relaxation's own choice, given ones are made admissible.
@@ -85,6 +86,7 @@ class Work:
     beta: Tensor | None
     logits: Tensor | None
     place: Tensor
+    live: Mapping[str, Tensor]
     faces: dict[str, Face]
     climbers: dict[str, Climber]
     moving: bool
@@ -99,6 +101,7 @@ class Work:
         beta: Tensor | None,
         logits: Tensor | None,
         moving: bool,
+        live: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Work:
         """All rows of a target."""
         rows = target.rows if isinstance(target, LinearMap) else (len(target.spec), 1)
@@ -106,7 +109,7 @@ class Work:
         beta = None if beta is None else beta.detach().clone().requires_grad_(moving)
         mixing = moving and logits is not None and logits.shape[1] > 1
         logits = None if logits is None else logits.detach().clone().requires_grad_(mixing)
-        return Work(ctx, boxes, target, free, splits, beta, logits, place, {}, {}, moving)
+        return Work(ctx, boxes, target, free, splits, beta, logits, place, live, {}, {}, moving)
 
     def walk(self, start: str, keep: frozenset[str]) -> tuple[Walked, Tensor]:
         """Bounds [g, s] from the values as they are."""
@@ -118,7 +121,7 @@ class Work:
         addends = None
         if self.splits is not None and self.beta is not None:
             addends = self.splits.addends(self.ctx.plan.graph, self.beta)
-        walked = walk(self.ctx.plan, self.ctx.values, start, rows, self.lines, addends, keep)
+        walked = walk(self.ctx.plan, self.ctx.values, start, rows, self.lines, addends, keep, self.live)
         return walked, walked.minimise(self.ctx.regions) + constant
 
     def lines(self, name: str, rows: LinearMap) -> Lines:
@@ -184,7 +187,8 @@ class Work:
         }
         faces = {name: face.picked(groups, rows) for name, face in self.faces.items()}
         place = self.place[groups, rows]
-        return Work(ctx, {}, target, {}, splits, beta, logits, place, faces, climbers, self.moving)
+        live = self.live if everyone else {name: index[at] for name, index in self.live.items()}
+        return Work(ctx, {}, target, {}, splits, beta, logits, place, live, faces, climbers, self.moving)
 
 
 @dataclass(frozen=True)

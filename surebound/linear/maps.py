@@ -197,6 +197,41 @@ class Rows(LinearMap):
         return Rows(self.index[groups, rows], self.coefficients[groups, rows], self.shape)
 
 
+@dataclass(frozen=True)
+class Columns(LinearMap):
+    """The same entries for all rows of a group: A[g, s, :] = coefficients[g, s, k] at flat position index[g, k]."""
+
+    index: Tensor
+    coefficients: Tensor
+    shape: tuple[int, ...]
+
+    def at(self, value: Tensor) -> Tensor:
+        if value.shape[2:] != self.shape:
+            value = value.expand(*value.shape[:2], *self.shape)
+        entries = merged(value, 2)
+        index = self.index.unsqueeze(1).expand(-1, entries.shape[1], -1)
+        return entries.expand(self.rows[0], -1, -1).gather(2, index)
+
+    def holding(self, coefficients: Tensor) -> Columns:
+        return Columns(self.index, coefficients, self.shape)
+
+    def dense(self) -> Tensor:
+        zeros = torch.zeros(*self.rows, prod(self.shape), dtype=self.dtype, device=self.device)
+        filled = zeros.scatter(2, self.index.unsqueeze(1).expand(self.coefficients.shape), self.coefficients)
+        return filled.reshape(*self.rows, *self.shape)
+
+    def reshaped(self, shape: tuple[int, ...]) -> Columns:
+        return Columns(self.index, self.coefficients, shape)
+
+    def plus(self, other: LinearMap) -> LinearMap | None:
+        if not isinstance(other, Columns) or other.index is not self.index or other.shape != self.shape:
+            return None
+        return self.holding(self.coefficients + other.coefficients)
+
+    def pick(self, groups: Tensor, rows: Tensor) -> Columns:
+        return Columns(self.index[groups.squeeze(1)], self.coefficients[groups, rows], self.shape)
+
+
 def identity(numel: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str = "cpu") -> Rows:
     """The identity on a node's value, one group."""
     index = torch.arange(numel, device=device).unsqueeze(0)

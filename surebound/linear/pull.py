@@ -17,7 +17,7 @@ from torch import Tensor
 
 from surebound.graph.ir import Node, Site
 from surebound.linear.conv import Shape, conv_transpose
-from surebound.linear.maps import Dense, LinearMap, Rows
+from surebound.linear.maps import Columns, Dense, LinearMap, Rows, merged
 from surebound.linear.patches import Patches, Windows, single_windows
 from surebound.ops.affine import norm_scale
 
@@ -37,8 +37,13 @@ Convolved = Callable[[Site, Any, Tensor, Mapping[str, Any]], LinearMap]
 """Rows of one form over a convolution's result, its weight and its attributes -> rows over its operand."""
 
 
-def pull(site: Site, forward: Forward, values: Values, rows: LinearMap) -> Pulled:
-    """Rows over the operands of an op that is affine in the operands whose value is None."""
+def pull(site: Site, forward: Forward, values: Values, rows: LinearMap, live: Tensor | None = None) -> Pulled:
+    """Rows over the operands of an op that is affine in the operands whose value is None.
+
+    live [G, n]: flat positions at which operand 0 may differ from zero; a rule may leave out the others.
+    """
+    if live is not None and site.node.op == "linear" and vector(site.shape):
+        return pull_linear_columns(site, values, rows, live)
     for rule in (WINDOWED.get((site.node.op, type(rows))), FAST.get(site.node.op)):
         pulled = None if rule is None else rule(site, values, rows)
         if pulled is not None:
@@ -107,14 +112,38 @@ def pull_linear(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     weight, bias = values[1], values[2] if len(values) > 2 else None
     if weight is None or values[0] is not None or (len(values) > 2 and bias is None):
         return None
-    if isinstance(rows, Rows) and len(rows.shape) == 1:
+    if isinstance(rows, Columns) and vector(rows.shape):
+        pulled = torch.bmm(rows.coefficients, weight[rows.index])
+        added = None if bias is None else rows.dot(bias.expand(1, 1, *site.shape))
+    elif isinstance(rows, Rows) and vector(rows.shape):
         pulled = weight[rows.index] * rows.coefficients.unsqueeze(-1)
         added = None if bias is None else bias[rows.index] * rows.coefficients
     else:
         dense = rows.dense()
         pulled = dense @ weight
         added = None if bias is None else (dense @ bias).reshape(*rows.rows, -1).sum(-1)
-    return [Dense(pulled)] + [None] * (len(values) - 1), added
+    return [Dense(pulled.reshape(*rows.rows, *site.operands[0].shape))] + [None] * (len(values) - 1), added
+
+
+def vector(shape: Sequence[int]) -> bool:
+    """Does only the last axis hold more than one value?"""
+    return prod(shape[:-1]) == 1
+
+
+def pull_linear_columns(site: Site, values: Values, rows: LinearMap, live: Tensor) -> Pulled:
+    """Rows over the live entries of a linear layer's operand: products with the part of the weights in use."""
+    weight, bias = values[1], values[2] if len(values) > 2 else None
+    assert weight is not None
+    if isinstance(rows, Rows | Columns):
+        used = weight[rows.index.unsqueeze(2), live.unsqueeze(1)]
+    else:
+        used = weight.t()[live].transpose(1, 2)
+    if isinstance(rows, Rows):
+        pulled = used * rows.coefficients.unsqueeze(2)
+    else:
+        pulled = torch.bmm(merged(rows.coefficients, 2), used)
+    added = None if bias is None else rows.dot(bias.expand(1, 1, *site.shape))
+    return [Columns(live, pulled, site.operands[0].shape)] + [None] * (len(values) - 1), added
 
 
 def shape_of(attrs: Mapping[str, Any], size: Sequence[int]) -> Shape:

@@ -31,19 +31,31 @@ def collected(value: Tensor, like: Tensor) -> Tensor:
     return value.sum_to_size(like.shape)
 
 
+def positive(a: Tensor) -> Tensor:
+    """1 where a > 0, else 0. As weights of `lerp` it chooses exactly, several times faster than `where`."""
+    return a.sign().clamp_(min=0)
+
+
+def mixed(up: Tensor, of_up: Tensor, down: Tensor, of_down: Tensor) -> Tensor:
+    """up of_up + down of_down, in the memory of the operand that has the result's shape."""
+    if up.shape == torch.broadcast_shapes(up.shape, of_up.shape, of_down.shape):
+        return up.mul_(of_up).addcmul_(down, of_down)
+    return torch.addcmul(down * of_down, up, of_up)
+
+
 class Relaxed(torch.autograd.Function):
     """(a, lower slope, lower intercept, upper slope, upper intercept) -> (slopes taken times a, constant [G, S])."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, ls: Tensor, li: Optional, us: Tensor, ui: Optional) -> tuple[Tensor, Tensor]:
-        up, down = a.clamp(min=0), a.clamp(max=0)
+        up, down = a.clamp(min=0), a.clamp(max=0)  # at every entry one of them is zero, so nothing below rounds twice
         constant = a.new_zeros(a.shape[:2])
         if li is not None:
             constant = constant + contract(merged(up, 2), spread(li, a))
         if ui is not None:
             constant = constant + contract(merged(down, 2), spread(ui, a))
         ctx.save_for_backward(a, ls, li, us, ui)
-        return torch.addcmul(down * us, up, ls), constant
+        return mixed(up, ls, down, us), constant
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -56,7 +68,7 @@ class Relaxed(torch.autograd.Function):
             below, above = g * ls, g * us
             below = below if li is None else below.addcmul_(c, li)
             above = above if ui is None else above.addcmul_(c, ui)
-            of_a = torch.where(a > 0, below, above)
+            of_a = torch.lerp(above, below, positive(a))
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             up = a.clamp(min=0)
             of_ls = collected(g * up, ls) if ctx.needs_input_grad[1] else None
@@ -74,8 +86,10 @@ class Least(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         ctx.save_for_backward(a, lower, upper)
-        at_lower = contract(merged(a.clamp(min=0), 2), spread(lower, a))
-        return at_lower + contract(merged(a.clamp(max=0), 2), spread(upper, a))
+        half = a.clamp(min=0)
+        at_lower = contract(merged(half, 2), spread(lower, a))
+        torch.clamp(a, max=0, out=half)
+        return at_lower + contract(merged(half, 2), spread(upper, a))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -84,7 +98,7 @@ class Least(torch.autograd.Function):
         g = grad_outputs[0].reshape(*a.shape[:2], *([1] * (a.dim() - 2)))
         of_a = of_lower = of_upper = None
         if ctx.needs_input_grad[0]:
-            of_a = torch.where(a > 0, lower, upper).mul_(g)
+            of_a = torch.lerp(upper, lower, positive(a)).mul_(g)
         if ctx.needs_input_grad[1]:
             of_lower = collected(a.clamp(min=0) * g, lower)
         if ctx.needs_input_grad[2]:
