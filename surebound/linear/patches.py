@@ -163,8 +163,11 @@ class Windows:
         return empty.scatter_add_(3, index, windows.flatten(3)).reshape(groups, count, *self.shape)
 
     def cut(self, windows: Tensor) -> Tensor:
-        """Windows of numbers nobody else holds, overwritten with 0 beyond the edge."""
-        return windows if self.overhang is None else windows.masked_fill_(self.overhang, 0)
+        """Windows of finite numbers nobody else holds, multiplied with 0 beyond the edge (faster than filling)."""
+        if self.outside is None:
+            return windows
+        inside = self.of_rows((~self.outside).to(windows.dtype))
+        return windows.mul_(inside.reshape(*self.rows, 1, *self.size))
 
 
 def gathered(value: Tensor, positions: Tensor, outside: Tensor | None) -> Tensor:
