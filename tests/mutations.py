@@ -14,6 +14,10 @@ INTERVALS: Selection = ("test_ops_contract.py", "interval")
 LINES: Selection = ("test_ops_contract.py", "lines or loose or threshold or admissible or projecting")
 TRANSPOSES: Selection = ("test_ops_contract.py", "pulled or transpose")
 MAPS: Selection = ("test_maps_contract.py", "")
+WINDOWS: Selection = (
+    "test_patches.py",
+    "chains or two_conv or every_neuron or by_hand or join or sums or pools or pads or values or whole_networks",
+)
 REGIONS: Selection = ("test_regions_contract.py", "")
 SOUND: Selection = ("test_bounds_contract.py", "below_every_point or contain_every_value or spend_more")
 EXACT: Selection = (
@@ -22,6 +26,8 @@ EXACT: Selection = (
 )
 BATCHES: Selection = ("test_bounds_contract.py", "batch or memory or group or known or exact_already")
 SPLITS: Selection = ("test_bounds_contract.py", "splits or addends")
+GRADIENTS: Selection = ("test_bounds_contract.py", "derivatives and not l1")
+NARROWED: Selection = ("test_bounds_contract.py", "matter or below_every_point or batch_is_a_loop")
 QUERIES: Selection = ("test_bounds_contract.py", "inner or several or root or perturbs or named")
 ORDER: Selection = ("test_order.py", "")
 
@@ -287,6 +293,147 @@ MUTATIONS = (
         "return Dense(self.dense().add_(other.dense()))",
         MAPS,
     ),
+    # --- linear: convolutions in blocks, windows, relaxed steps
+    Mutation(
+        "output padding of a transposed convolution is empty",
+        "linear/conv.py",
+        "missing, groups, dilation)",
+        "missing, groups, dilation).index_fill_(2, torch.arange(size[0] - missing[0], size[0]), 0)",
+        TRANSPOSES,
+    ),
+    Mutation(
+        "blocks of output pixels take mirrored taps",
+        "linear/conv.py",
+        "unsqueeze(1) - stride * entry",
+        "unsqueeze(1) + stride * entry",
+        WINDOWS,
+    ),
+    Mutation(
+        "blocks that stick out at the right and the bottom stay empty",
+        "linear/conv.py",
+        "F.pad(rows, (0, steps[1] - odd[1] if odd[1] else 0, 0, steps[0] - odd[0] if odd[0] else 0))",
+        "rows",
+        WINDOWS,
+    ),
+    Mutation(
+        "blocks of output pixels are cut as if there were no padding",
+        "linear/conv.py",
+        "found[:, :, top : top + height, left : left + width]",
+        "found[:, :, :height, :width]",
+        WINDOWS,
+    ),
+    Mutation(
+        "a transposed convolution's gradient mirrors the kernel",
+        "linear/conv.py",
+        "F.conv2d(g, weight, None, *attributes)",
+        "F.conv2d(g, weight.flip(2, 3), None, *attributes)",
+        WINDOWS,
+    ),
+    Mutation(
+        "windows of a convolution's operand ignore its padding",
+        "linear/patches.py",
+        "self.offset[i] * stride[i] - padding[i]",
+        "self.offset[i] * stride[i]",
+        WINDOWS,
+    ),
+    Mutation(
+        "windows hold coefficients beyond the edge",
+        "linear/patches.py",
+        "windows if self.overhang is None else windows.masked_fill_(self.overhang, 0)",
+        "windows",
+        WINDOWS,
+    ),
+    Mutation(
+        "windows of different strides are added",
+        "linear/patches.py",
+        " or self.stride != other.stride",
+        "",
+        WINDOWS,
+    ),
+    Mutation(
+        "windows grow at the wrong side",
+        "linear/patches.py",
+        "inner.offset[1] - left, right - inner.end[1],",
+        "right - inner.end[1], inner.offset[1] - left,",
+        WINDOWS,
+    ),
+    Mutation(
+        "windows read the first group's values",
+        "linear/patches.py",
+        "(self.anchors.cell + first)",
+        "(self.anchors.cell + 0 * first)",
+        WINDOWS,
+    ),
+    Mutation(
+        "windows forget a convolution's bias",
+        "linear/pull.py",
+        "added = None if bias is None else rows.dot(bias[None, None, :, None, None])",
+        "added = None",
+        WINDOWS,
+    ),
+    Mutation(
+        "what windows read of a pad has the wrong sign",
+        "linear/pull.py",
+        "padding.sum((2, 3, 4)) * site",
+        "-padding.sum((2, 3, 4)) * site",
+        WINDOWS,
+    ),
+    Mutation(
+        "windows of a pad move the other way",
+        "linear/pull.py",
+        "(top - down[0], left - across[0])",
+        "(top + down[0], left + across[0])",
+        WINDOWS,
+    ),
+    Mutation(
+        "average pools that hang over have one divisor",
+        "linear/pull.py",
+        "if not inside or not (",
+        "if not (",
+        WINDOWS,
+    ),
+    Mutation(
+        "grouped kernels read the mirrored group",
+        "linear/pull.py",
+        "kernel[each, :, each, :,",
+        "kernel[each, :, each.flip(0), :,",
+        WINDOWS,
+    ),
+    Mutation(
+        "a relaxed step's gradient takes the other line",
+        "linear/relaxed.py",
+        "torch.where(a > 0, below, above)",
+        "torch.where(a > 0, above, below)",
+        MAPS,
+    ),
+    Mutation(
+        "a relaxed step's gradient forgets the intercept",
+        "linear/relaxed.py",
+        "above if ui is None else above.addcmul_(c, ui)",
+        "above",
+        MAPS,
+    ),
+    Mutation(
+        "an upper slope's gradient counts positive coefficients",
+        "linear/relaxed.py",
+        "collected(g * down, us)",
+        "collected(g * a, us)",
+        MAPS,
+    ),
+    Mutation(
+        "a box's end has the lower end for negative coefficients",
+        "linear/relaxed.py",
+        "contract(merged(a.clamp(max=0), 2), spread(upper, a))",
+        "contract(merged(a.clamp(max=0), 2), spread(lower, a))",
+        REGIONS,
+    ),
+    Mutation(
+        "a box's end has the wrong gradient",
+        "linear/relaxed.py",
+        "torch.where(a > 0, lower, upper).mul_(g)",
+        "torch.where(a > 0, upper, lower).mul_(g)",
+        GRADIENTS,
+    ),
     # --- regions
     Mutation(
         "a box's minimum uses 0.999 of the radius",
@@ -457,6 +604,84 @@ MUTATIONS = (
         "if not step.affine and any(step.perturbed[1:]):",
         "if not step.affine and any(step.perturbed[:0]):",
         QUERIES,
+    ),
+    # --- bounds: optimisation
+    Mutation(
+        "given free values are not made admissible",
+        "bounds/work.py",
+        "relaxation.project(step.site, frame, self.given[name].detach())",
+        "self.given[name].detach()",
+        EXACT,
+    ),
+    Mutation(
+        "the first free values are kept, not the best",
+        "bounds/work.py",
+        "improved(value, work.faces[name].free, 1)",
+        "value",
+        EXACT,
+    ),
+    Mutation(
+        "bounds are noted for the wrong rows",
+        "bounds/work.py",
+        "place = self.place[groups, rows]",
+        "place = self.place[groups, rows.flip(1)]",
+        NARROWED,
+    ),
+    Mutation(
+        "narrowed work goes on with the first row",
+        "bounds/work.py",
+        "target.pick(groups, rows)",
+        "target.pick(groups, rows * 0)",
+        NARROWED,
+    ),
+    Mutation(
+        "narrowed work goes on in the first group's region",
+        "bounds/work.py",
+        "region.take(at)",
+        "region.take(at * 0)",
+        NARROWED,
+    ),
+    Mutation(
+        "rows that are done go on",
+        "bounds/alpha.py",
+        "argsort(dim=1, descending=True, stable=True)",
+        "argsort(dim=1, stable=True)",
+        NARROWED,
+    ),
+    Mutation(
+        "pieces of groups optimise the first group's rows",
+        "bounds/alpha.py",
+        "target.groups(at)",
+        "target.groups(at * 0)",
+        BATCHES,
+    ),
+    Mutation(
+        "pieces of groups use the first group's splits",
+        "bounds/alpha.py",
+        "splits.at(at)",
+        "splits.at(at * 0)",
+        BATCHES,
+    ),
+    Mutation(
+        "packed rows use the first group's values",
+        "bounds/crown.py",
+        "name: value[groups] if graph",
+        "name: value[groups * 0] if graph",
+        BATCHES,
+    ),
+    Mutation(
+        "limits on one side are ignored",
+        "bounds/climb.py",
+        "if low is not None or high is not None",
+        "if low is not None and high is not None",
+        SPLITS,
+    ),
+    Mutation(
+        "steps go downhill",
+        "bounds/climb.py",
+        "value=self.rate * unbiased",
+        "value=-self.rate * unbiased",
+        EXACT,
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -417,6 +418,21 @@ def test_a_warm_start_continues() -> None:
     assert set(first.warm) == {"a1", "a2"}
 
 
+@each_net
+def test_warm_values_of_any_size_are_made_admissible(net: str) -> None:
+    """Values found in another region may lie beyond the limits here; what is not a number may be anything."""
+    query, points = query_of(net, "box"), points_of(net, "box")
+    (y,) = outputs_at(query.graph, query.params, {"x": points})
+    least = row_values(query.spec, y).amin(2)
+    warm = {name: 3 * torch.randn_like(value) for name, value in AlphaCrown(0).bound(query).warm.items()}
+    for value in warm.values():
+        value[(0,) * value.dim()] = torch.nan
+    for steps in (0, 2):
+        found = AlphaCrown(steps).bound(query, warm)
+        assert torch.isfinite(found.lower).all()
+        assert (least - found.lower).min() >= -slack_of(least)
+
+
 def test_optimising_raises_the_bounds() -> None:
     query = query_of("mlp", "box")
     wide = Query(query.graph, query.params, {"x": region("box", (4,), size=2.0)}, query.spec)
@@ -666,6 +682,29 @@ def test_what_is_kept_gives_the_bound() -> None:
     found = optimise(ctx, boxes, start, rows, free, 9, fast)
     again = optimise(ctx, boxes, start, rows, found.free, 0, fast)
     torch.testing.assert_close(again.lower, found.lower, rtol=0, atol=1e-12)
+
+
+def test_pieces_of_groups_are_optimised_as_all_groups_together() -> None:
+    """Every group with rows, splits, multipliers, free values and weights of its own."""
+    ctx, boxes, _, start = ready("mlp")
+    own = Dense(spec_of(ctx.plan.graph, groups=3, seed=4))
+    splits = phases(ctx.plan.graph, points_of("mlp", "box"), ctx.values, 3, False)
+    threshold, logits = torch.randn(2, 3, own.rows[1], dtype=torch.float64)
+    conjunction = Target(own.coefficients, threshold)
+    apart = replace(ctx, memory=Memory(budget=1))
+    for target, weights in ((own, None), (conjunction, logits)):
+        rows = own.rows[1] if weights is None else 1
+        beta = torch.rand(3, rows, 3, dtype=torch.float64)
+        free = {name: torch.rand(1, 3, rows, *boxes[name].lower.shape[1:]).double() for name in ("a1", "a2")}
+        whole, cut = (
+            optimise(c, boxes, start, target, free, 3, Rates(), splits, beta, weights, keep=frozenset({"a1"}))
+            for c in (ctx, apart)
+        )
+        torch.testing.assert_close(cut.lower, whole.lower, rtol=0, atol=1e-9)
+        torch.testing.assert_close(cut.beta, whole.beta, rtol=0, atol=1e-6)
+        torch.testing.assert_close(cut.logits, whole.logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(dict(cut.free), dict(whole.free), rtol=0, atol=1e-6)
+        torch.testing.assert_close(dict(cut.reached), dict(whole.reached), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("net", ["mlp", "tanh"])

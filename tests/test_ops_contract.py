@@ -183,7 +183,7 @@ SAMPLES: list[Sample] = [
     Sample("conv2d", (moving(2, 4, 5), fixed(randn(3, 2, 3, 3)), fixed(randn(3))), conv_attrs(padding=1)),
     Sample("conv2d", (moving(2, 4, 5), fixed(randn(3, 2, 2, 3))), conv_attrs((2, 1), (1, 0))),
     Sample("conv2d", (moving(2, 6, 6), fixed(randn(2, 2, 3, 2)), fixed(randn(2))), conv_attrs(3, (0, 2), (1, 2))),
-    Sample("conv2d", (moving(4, 5, 4), fixed(randn(6, 2, 2, 2)), fixed(randn(6))), conv_attrs(2, 1, 2, 2)),
+    Sample("conv2d", (moving(4, 4, 6), fixed(randn(6, 2, 2, 2)), fixed(randn(6))), conv_attrs(2, 1, 2, 2)),
     Sample("conv2d", (moving(3, 1, 6), fixed(randn(3, 1, 1, 3))), conv_attrs((1, 2), 0, 1, 3)),
     Sample("batch_norm", (moving(3), *norm_operands(3)), {"eps": 1e-3}),
     Sample("batch_norm", (moving(3, 2, 2), *norm_operands(3)), {"eps": 1e-5}),
