@@ -30,6 +30,9 @@ GRADIENTS: Selection = ("test_bounds_contract.py", "derivatives and not l1")
 NARROWED: Selection = ("test_bounds_contract.py", "matter or below_every_point or batch_is_a_loop")
 QUERIES: Selection = ("test_bounds_contract.py", "inner or several or root or perturbs or named")
 ORDER: Selection = ("test_order.py", "")
+HOSTILE: Selection = ("test_hostile.py", "")
+LEFT_OUT: Selection = ("test_bounds_contract.py", "leaving_out")
+LIVE: Selection = ("test_ops_contract.py", "left_out")
 
 
 @dataclass(frozen=True)
@@ -339,8 +342,8 @@ MUTATIONS = (
     Mutation(
         "windows hold coefficients beyond the edge",
         "linear/patches.py",
-        "windows if self.overhang is None else windows.masked_fill_(self.overhang, 0)",
-        "windows",
+        "return windows.mul_(inside.reshape(*self.rows, 1, *self.size))",
+        "return windows",
         WINDOWS,
     ),
     Mutation(
@@ -402,8 +405,8 @@ MUTATIONS = (
     Mutation(
         "a relaxed step's gradient takes the other line",
         "linear/relaxed.py",
-        "torch.where(a > 0, below, above)",
-        "torch.where(a > 0, above, below)",
+        "torch.lerp(above, below, positive(a))",
+        "torch.lerp(below, above, positive(a))",
         MAPS,
     ),
     Mutation(
@@ -423,15 +426,15 @@ MUTATIONS = (
     Mutation(
         "a box's end has the lower end for negative coefficients",
         "linear/relaxed.py",
-        "contract(merged(a.clamp(max=0), 2), spread(upper, a))",
-        "contract(merged(a.clamp(max=0), 2), spread(lower, a))",
+        "at_lower + contract(merged(half, 2), spread(upper, a))",
+        "at_lower + contract(merged(half, 2), spread(lower, a))",
         REGIONS,
     ),
     Mutation(
         "a box's end has the wrong gradient",
         "linear/relaxed.py",
-        "torch.where(a > 0, lower, upper).mul_(g)",
-        "torch.where(a > 0, upper, lower).mul_(g)",
+        "torch.lerp(upper, lower, positive(a)).mul_(g)",
+        "torch.lerp(lower, upper, positive(a)).mul_(g)",
         GRADIENTS,
     ),
     # --- regions
@@ -682,6 +685,99 @@ MUTATIONS = (
         "value=self.rate * unbiased",
         "value=-self.rate * unbiased",
         EXACT,
+    ),
+    # --- broken arithmetic
+    Mutation(
+        "an end that is not a number is zero",
+        "bounds/ibp.py",
+        "box.lower.nan_to_num(nan=-torch.inf, ",
+        "box.lower.nan_to_num(nan=0.0, ",
+        HOSTILE,
+    ),
+    Mutation(
+        "a centre's radius is not stretched to the far end",
+        "ops/affine.py",
+        "return centre, torch.where(short, radius * (1 + 2 * torch.finfo(radius.dtype).eps), radius)",
+        "return centre, radius",
+        HOSTILE,
+    ),
+    Mutation(
+        "a maximum with a constant is written with relu",
+        "graph/passes.py",
+        "if not (a.batched and b.batched):",
+        "if not (a.batched or b.batched):",
+        HOSTILE,
+    ),
+    Mutation(
+        "a maximum of constants is written with relu",
+        "graph/passes.py",
+        "if node.op in EXPANSIONS and node.batched:",
+        "if node.op in EXPANSIONS:",
+        HOSTILE,
+    ),
+    Mutation(
+        "a maximum's rows keep the result's shape",
+        "linear/pull.py",
+        "[*(onto(site, node, rows) for node in site.operands[:2]), None]",
+        "[rows, rows, None]",
+        HOSTILE,
+    ),
+    Mutation(
+        "the lower line of an S-shape is mirrored as a value",
+        "ops/smooth.py",
+        "slope, curve.f(side * touches) - slope * (side * touches)",
+        "slope, (1 - side) * curve.f(0 * end) + side * (curve.f(touches) - slope * touches)",
+        HOSTILE,
+    ),
+    Mutation(
+        "a node without samples may have a region",
+        "bounds/plan.py",
+        "if not graph[name].batched:",
+        "if graph[name].batched is None:",
+        HOSTILE,
+    ),
+    Mutation(
+        "the floor's lower line starts at zero",
+        "ops/piecewise.py",
+        "return Lines(free[0], (1 - free[0]) * frame[4], frame[0], frame[1])",
+        "return Lines(free[0], None, frame[0], frame[1])",
+        LINES,
+    ),
+    # --- entries that are left out
+    Mutation(
+        "neurons that are surely on are left out",
+        "bounds/walk.py",
+        "found = (low == high).all(0)",
+        "found = (low == high).all(0) | (frame[0] == 1)",
+        LEFT_OUT,
+    ),
+    Mutation(
+        "only the slopes are asked whether a neuron is zero",
+        "bounds/walk.py",
+        "found & (part == 0)",
+        "found & (lines.upper_slope == 0)",
+        LEFT_OUT,
+    ),
+    Mutation(
+        "columns are taken from the first group's weights",
+        "linear/pull.py",
+        "used = weight[rows.index.unsqueeze(2), live.unsqueeze(1)]",
+        "used = weight[rows.index.unsqueeze(2), live[:1].unsqueeze(1)]",
+        LIVE,
+    ),
+    Mutation(
+        "rows over columns forget the bias",
+        "linear/pull.py",
+        "    added = None if bias is None else rows.dot(bias.expand(1, 1, *site.shape))\n    return [Columns(",
+        "    added = None\n    return [Columns(",
+        LIVE,
+    ),
+    Mutation(
+        "narrowed groups keep the first groups' columns",
+        "bounds/work.py",
+        "live = self.live if everyone else {name: index[at] for name, index in self.live.items()}",
+        "live = self.live if everyone else {name: index[: len(at)] for name, index in self.live.items()}",
+        ("test_bounds_contract.py", "leaving_out or rows_leave"),
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(
