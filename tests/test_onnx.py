@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from surebound.bounds.crown import Crown
+from surebound.bounds.query import Query
 from surebound.errors import InvalidGraph, ModelError, TraceMismatch, UnsupportedOp, UsageError
 from surebound.graph import passes
 from surebound.graph.check import check
@@ -32,6 +34,7 @@ from surebound.graph.onnx_export import export
 from surebound.graph.onnx_import import load_onnx
 from surebound.graph.original import OnnxOriginal
 from surebound.ops import OPS
+from surebound.regions import Box
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 FLOAT = TensorProto.FLOAT
@@ -105,6 +108,15 @@ def agrees(path: Path, rewrites: bool = True) -> Graph:
         run(again, x.reshape(3, *again.input.shape)).reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-5
     )
     return graph
+
+
+def bounded(graph: Graph, lower: float, upper: float) -> tuple[float, float]:
+    """CROWN's least lower and largest upper bound of the output over inputs in [lower, upper]."""
+    count, shape = graph.output.numel, graph.input.shape
+    rows = torch.cat([torch.eye(count), -torch.eye(count)]).double().reshape(1, -1, *graph.output.shape)
+    box = Box(torch.full((1, *shape), lower).double(), torch.full((1, *shape), upper).double())
+    found = Crown().bound(Query(graph, graph.values(torch.float64), {graph.input.name: box}, rows)).lower[0]
+    return float(found[:count].min()), float(-found[count:].min())
 
 
 # Each case: ONNX op, operator sets, input shape, further constant inputs, attributes, the ops it must become.
@@ -434,6 +446,14 @@ def test_nan_limit(tmp_path: Path):
     path = stored(tmp_path, model([node], {"x": [1, 3]}, {"low": np.asarray(np.nan, np.float32)}))
     with pytest.raises(ModelError, match="a limit is NaN"):
         load_onnx(path)
+
+
+def test_clip_with_crossed_limits_is_its_upper_limit(tmp_path: Path):
+    """onnxruntime and the standard: min(max(x, low), high); the bounds of low > high must not leave [high, high]."""
+    numbers = {"low": np.asarray(1, np.float32), "high": np.asarray(-1, np.float32)}
+    graph = agrees(stored(tmp_path, model([helper.make_node("Clip", ["x", *numbers], ["y"])], {"x": [1, 4]}, numbers)))
+    assert (graph["y"].attrs["min"], graph["y"].attrs["max"]) == (-1.0, -1.0)
+    assert bounded(graph, -2.0, 3.0) == (-1.0, -1.0)
 
 
 REFUSED: list[tuple[str, Sequence[int], Sequence[Any], Mapping[str, Any], str]] = [
@@ -975,6 +995,7 @@ def test_check_names_the_node():
         r"shape \(3.0,\) is not a tuple": (x, w, replace(y, shape=(3.0,))),
         r"a source reads nothing": (x, replace(w, inputs=("x",)), y),
         r"attribute 'slope' is missing": (x, Node("y", "leaky_relu", ("x",), {}, (3,))),
+        r"limits \[1, -1\] contain no number": (x, Node("y", "clip", ("x",), {"min": 1, "max": -1}, (3,))),
         r"op 'input' and the list of graph inputs \('x',\) disagree": (x, w, y, Node("z", "input", shape=(1,))),
         r"graph output 'y' is not a node": (x, w),
     }

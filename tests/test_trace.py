@@ -236,6 +236,21 @@ def test_slice_assignment_is_functionalised():
     agree(trace(module, noise(2, 4)), module, 4)
 
 
+@pytest.mark.parametrize("function", [lambda m, x: x.clamp(1, -1), lambda m, x: F.threshold(x, 2, 2).clamp(5, max=-1)])
+def test_crossed_limits_of_a_clamp_are_its_upper_limit(function):
+    """torch's clamp is min(max(x, low), high): with low > high it is high everywhere."""
+    module = made(function)
+    graph = trace(module, noise(2, 4))
+    clip = graph.output
+    assert (clip.op, clip.attrs["min"], clip.attrs["max"]) == ("clip", -1.0, -1.0)
+    agree(graph, module, 4)
+
+
+def test_a_limit_of_a_clamp_that_is_nan_is_refused():
+    with pytest.raises(UnsupportedOp, match="a limit is NaN"):
+        trace(made(lambda m, x: x.clamp(min=float("nan"))), noise(2, 4))
+
+
 class Images(nn.Module):
     def __init__(self, function):
         super().__init__()

@@ -71,6 +71,8 @@ def check_node(graph: Graph, node: Node, seen: Mapping[str, Node]) -> None:
     for attr in ATTRIBUTES.get(node.op, ()):
         if attr not in node.attrs:
             raise InvalidGraph(f"{place(node)}: attribute '{attr}' is missing")
+    if node.op == "clip" and not node.attrs["min"] <= node.attrs["max"]:
+        raise InvalidGraph(f"{place(node)}: limits [{node.attrs['min']}, {node.attrs['max']}] contain no number")
 
 
 def place(node: Node) -> str:

@@ -130,9 +130,12 @@ def extreme(op: str) -> Rule:
 
 
 def clipped(step: Step, x: Node, low: float, high: float) -> Node:
-    """min(max(x, low), high); a relu for [0, inf), x itself for limits that never bind."""
+    """min(max(x, low), high), high everywhere where low > high; a relu for [0, inf), x itself for limits that
+    never bind.
+    """
     if math.isnan(low) or math.isnan(high):
         raise ModelError(f"{step.call.origin}: a limit is NaN")
+    low = min(low, high)
     low, high = -math.inf if low <= -LARGEST else low, math.inf if high >= LARGEST else high
     if (low, high) == (-math.inf, math.inf):
         return x

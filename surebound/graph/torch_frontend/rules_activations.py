@@ -40,8 +40,11 @@ def prelu(c: Call) -> Value:
 
 
 def clip(c: Call, x: Value, low: float | None, high: float | None) -> Value:
-    """x limited to [low, high]; None is no limit."""
+    """x limited to [low, high], high everywhere where low > high; None is no limit."""
     low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    if math.isnan(low) or math.isnan(high):
+        raise c.refuse("a limit is NaN")
+    low = min(low, high)
     return c.unary("relu", x) if (low, high) == (0.0, math.inf) else c.unary("clip", x, min=low, max=high)
 
 
