@@ -464,7 +464,8 @@ REFUSED: list[tuple[str, Sequence[int], Sequence[Any], Mapping[str, Any], str]] 
     ("Conv", (1, 1, 3, 3, 3), (f32(1, 1, 2, 2, 2),), {}, "one and two spatial dimensions"),
     ("BatchNormalization", (3, 2), (f32(2), f32(2), f32(2), f32(2) ** 2), {}, "first axis has to be a batch of 1"),
     ("Pad", (1, 4), (i64(0, 1, 0, 1),), {"mode": "edge"}, "mode 'edge'"),
-    ("Cast", (1, 4), (), {"to": TensorProto.INT64}, "cast to a type that is no float"),
+    ("Cast", (1, 4), (), {"to": TensorProto.INT64}, "is cast to INT64, which rounds it more than FLOAT"),
+    ("Cast", (1, 4), (), {"to": TensorProto.BFLOAT16}, "is cast to BFLOAT16.*export the network in FLOAT throughout"),
     ("Dropout", (1, 4), (np.float32(0.5), np.bool_(True)), {}, "training mode"),
     (
         "MaxPool",
@@ -488,6 +489,23 @@ def test_refused(
         load_onnx(stored(tmp_path, model([node], {"x": shape}, numbers)))
     assert (caught.value.op, caught.value.node) == (op, "y")
     assert "net.onnx: " + op in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "to"), [(FLOAT, TensorProto.FLOAT16), (TensorProto.DOUBLE, FLOAT)])
+def test_casts_that_round_are_refused(tmp_path: Path, kind: int, to: int):
+    """There and back: a graph without the casts would be another function."""
+    nodes = [helper.make_node("Cast", ["x"], ["half"], to=to), helper.make_node("Cast", ["half"], ["y"], to=kind)]
+    with pytest.raises(UnsupportedOp, match="op 'Cast' at node 'half'.*which rounds it more than"):
+        load_onnx(stored(tmp_path, model(nodes, {"x": [1, 4]}, {}, kind=kind)))
+
+
+def test_casts_to_wider_floats_and_back(tmp_path: Path):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.DOUBLE),
+        helper.make_node("Mul", ["wide", "c"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=FLOAT),
+    ]
+    agrees(stored(tmp_path, model(nodes, {"x": [1, 4]}, {"c": np.asarray(0.1)})))
 
 
 def test_batch_norm_per_position_is_refused(tmp_path: Path):

@@ -609,6 +609,10 @@ class Counter(nn.Module):
         (made(lambda m, x: x + torch.rand(4)), UnsupportedOp, "draws random numbers"),
         (made(lambda m, x: F.dropout(x, training=True)), UnsupportedOp, "draws random numbers"),
         (made(lambda m, x: x.long() * 2), UnsupportedOp, "isn't floating-point"),
+        (made(lambda m, x: x.half().float()), UnsupportedOp, "computes in float16.*use float32 throughout"),
+        (made(lambda m, x: x.bfloat16() * 2), UnsupportedOp, "computes in bfloat16.*use float32 throughout"),
+        (made(lambda m, x: x.float() * 2).double(), UnsupportedOp, "computes in float32.*use float64 throughout"),
+        (made(lambda m, x: x).half(), UsageError, r"computes in float16.*call \.float\(\) on the module"),
         (made(lambda m, x: m.w), ModelError, "does not depend on its input"),
         (made(lambda m, x: (x, x)), ModelError, "returns 2 values; wrap it"),
         (Counter().eval(), ModelError, "changes its own 'calls'"),
@@ -617,6 +621,17 @@ class Counter(nn.Module):
 def test_what_is_not_one_network_is_refused(module, error, message):
     with pytest.raises(error, match=message):
         trace(module, noise(2, 4))
+
+
+def test_half_precision_weights_are_rounded_by_torch():
+    """What does not depend on the input may compute in any dtype: torch does it."""
+    module = made(lambda m, x: x @ (m.w.half() * 3).float())
+    agree(trace(module, noise(2, 4)), module, 4)
+
+
+def test_a_half_precision_example_without_parameters():
+    with pytest.raises(UsageError, match="computes in bfloat16"):
+        trace(nn.ReLU().eval(), noise(2, 4, dtype=torch.bfloat16))
 
 
 def test_a_wrong_graph_is_noticed():

@@ -62,6 +62,16 @@ CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.utils.parametrize.Parametrization
 """Modules that compute the same in training and evaluation, and that appear in training mode when added late."""
 
 
+def require_precision(original: ModuleOriginal) -> None:
+    """Raise UsageError unless the module computes in float32 or float64."""
+    if original.dtype not in (torch.float32, torch.float64):
+        kind = str(original.dtype).removeprefix("torch.")
+        raise UsageError(
+            f"the module computes in {kind}, whose rounding is too coarse for bounds in real arithmetic to say "
+            "anything about it: call .float() on the module and the example first"
+        )
+
+
 def require_eval(module: nn.Module) -> None:
     """Raise UsageError unless the module and all its parts but mere containers are in evaluation mode."""
     parts = [(name, part) for name, part in module.named_modules() if type(part) not in CONTAINERS]

@@ -75,10 +75,13 @@ class Call:
 
 @dataclass
 class Builder:
-    """Nodes and numbers so far; `reserved` are names that belong to values of the file."""
+    """Nodes and numbers so far; `reserved` are names that belong to values of the file, `kind` is the element
+    type of the network's inputs (ONNX's number for the widest one).
+    """
 
     file: str
     opset: int
+    kind: int
     ops: Mapping[str, Op]
     reserved: frozenset[str]
     nodes: list[Node] = field(default_factory=list)

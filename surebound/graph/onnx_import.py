@@ -119,7 +119,9 @@ def translate(file: ModelFile, ops: Mapping[str, Op]) -> Graph:
     inputs = [value for value in proto.input if value.name not in numbers]
     produced = [name for node in proto.node for name in node.output]
     reserved = frozenset([*numbers, *produced, *(value.name for value in inputs)])
-    builder = Builder(file.name, opset, ops, reserved, values=dict(numbers))
+    kinds = {value.type.tensor_type.elem_type for value in inputs}
+    kind = TensorProto.DOUBLE if TensorProto.DOUBLE in kinds else TensorProto.FLOAT
+    builder = Builder(file.name, opset, kind, ops, reserved, values=dict(numbers))
     for value in inputs:
         name = builder.unique(value.name, owner=True)
         origin = f"{file.name}: input '{name}'"

@@ -16,7 +16,6 @@ from surebound.graph.onnx_builder import Array, Step, Value
 from surebound.graph.onnx_windows import average_pool, batch_norm, conv, global_average_pool, global_max_pool, max_pool
 
 Rule = Callable[[Step], "Node | list[Node]"]
-FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -82,9 +81,14 @@ def dropout(step: Step) -> Node:
 
 
 def cast(step: Step) -> Node:
-    """Between float types nothing happens; the graph computes in one dtype."""
-    if step.attr("to") not in FLOAT_TYPES:
-        raise step.refuse("a value that depends on the input is cast to a type that is no float")
+    """To the inputs' float type or a wider one: the graph computes in one dtype. Others round, which it does not."""
+    to = step.attr("to")
+    if to not in (step.builder.kind, TensorProto.DOUBLE):
+        kind, known = TensorProto.DataType.Name(to), TensorProto.DataType.Name(step.builder.kind)
+        raise step.refuse(
+            f"a value that depends on the input is cast to {kind}, which rounds it more than {known}, the type of the "
+            f"network's input; export the network in {known} throughout"
+        )
     return step.node(0)
 
 

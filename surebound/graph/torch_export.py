@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surebound.errors import UsageError
 from surebound.graph.ir import Graph
-from surebound.graph.module_original import ModuleOriginal, require_eval
+from surebound.graph.module_original import ModuleOriginal, require_eval, require_precision
 from surebound.graph.torch_frontend.compare import compare
 from surebound.graph.torch_frontend.export import exported, run_once
 from surebound.graph.torch_frontend.program import to_graph
@@ -29,12 +29,13 @@ def trace(module: nn.Module, example: Tensor, ops: Mapping[str, Op] | None = Non
     example: a batch [B, *input shape] with any B >= 1; only its shape matters. ops: the op table
     (default `surebound.ops.OPS`). A torch op without a rule here is looked up in `ops` under its torch name
     ("aten.erf"): its tensor arguments become operands and the others attrs, named as in torch's schema.
-    Raises UsageError (training mode, unusable example), UnsupportedOp (an op without a rule, or one that
-    mixes samples), ModelError (the exporter gave up, NaN in a parameter), TraceMismatch.
+    Raises UsageError (training mode, half precision, unusable example), UnsupportedOp (an op without a rule, or
+    one that mixes samples), ModelError (the exporter gave up, NaN in a parameter), TraceMismatch.
     """
     table = OPS if ops is None else ops
     sample = usable_example(module, example)
     original = ModuleOriginal(module, sample.dtype)
+    require_precision(original)
     batch = sample.to(original.device, original.dtype)
     run_once(original, batch)
     known = RULES.keys() | REFUSED.keys() | table.keys()

@@ -168,6 +168,7 @@ def misplaced(call: Call, result: Tensor) -> UnsupportedOp:
 
 def mapped(call: Call) -> Value | tuple[Value, ...]:
     """The result of an operation's rule, or of the op table's own entry for it."""
+    require_precision(call)
     rule, key = find(call.op, RULES), next((key for key in names(call.op) if key in call.builder.ops), None)
     if rule is not None:
         result = rule(call)
@@ -182,6 +183,19 @@ def mapped(call: Call) -> Value | tuple[Value, ...]:
         return checked(call, result, expected)
     results = result if isinstance(result, tuple) else (result,)
     return tuple(checked(call, value, tensor) for value, tensor in zip(results, expected, strict=False))
+
+
+def require_precision(call: Call) -> None:
+    """Refuse results in a narrower float type than the module's: the graph would not round as they do."""
+    for result in (
+        call.node.meta["val"] if isinstance(call.node.meta["val"], (tuple, list)) else [call.node.meta["val"]]
+    ):
+        narrow = isinstance(result, Tensor) and result.is_floating_point()
+        if narrow and result.dtype.itemsize < call.builder.dtype.itemsize:
+            kind, known = (str(dtype).removeprefix("torch.") for dtype in (result.dtype, call.builder.dtype))
+            raise call.refuse(
+                f"it computes in {kind}, which rounds more than the module's {known}; use {known} throughout"
+            )
 
 
 def checked(call: Call, value: Value, tensor: Tensor) -> Value:
