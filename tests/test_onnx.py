@@ -371,6 +371,25 @@ def test_double_precision_and_original(tmp_path: Path):
     assert "data" not in repr(original)
 
 
+DOUBLES: list[tuple[str, Sequence[int], Sequence[Any], Mapping[str, Any]]] = [
+    ("LeakyRelu", (1, 4), (), {}),
+    ("LeakyRelu", (1, 4), (), {"alpha": 0.3}),
+    ("BatchNormalization", (1, 2, 3), (np.ones(2), np.ones(2), np.zeros(2), np.zeros(2)), {}),
+]
+
+
+@pytest.mark.parametrize(("op", "shape", "constants", "attrs"), DOUBLES)
+def test_double_precision_ops(
+    tmp_path: Path, op: str, shape: Sequence[int], constants: Sequence[Any], attrs: Mapping[str, Any]
+):
+    """Defaults of attributes are float32 numbers (0.01f is not 0.01), other constants are not."""
+    numbers = {f"c{i}": np.asarray(array, np.float64) for i, array in enumerate(constants)}
+    node = helper.make_node(op, ["x", *numbers], ["y"], **attrs)
+    path = stored(tmp_path, model([node], {"x": shape}, numbers, 16, kind=TensorProto.DOUBLE))
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    torch.testing.assert_close(run(load_onnx(path), x), run_file(path, x), rtol=1e-12, atol=0)
+
+
 def test_symbolic_batch_that_mixes_samples_is_run_one_by_one(tmp_path: Path):
     """ReduceMean over axis 0 is the identity for one sample, and an average for several in one call."""
     nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[0], keepdims=1)]

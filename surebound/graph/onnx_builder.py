@@ -137,6 +137,10 @@ class Step:
         """An attribute or its default."""
         return self.call.attrs.get(name, default)
 
+    def number(self, name: str, default: float) -> float:
+        """A float attribute, or its default as the standard has it: a float32, also where the network is in float64."""
+        return float(np.float32(self.attr(name, default)))
+
     def has(self, index: int) -> bool:
         """Is the optional input there?"""
         return index < len(self.call.inputs) and self.call.inputs[index] != ""

@@ -156,7 +156,7 @@ def clip(step: Step) -> Node:
 
 
 def leaky_relu(step: Step) -> Node:
-    return step.emit("leaky_relu", (step.node(0),), slope=float(step.attr("alpha", 0.01)))
+    return step.emit("leaky_relu", (step.node(0),), slope=step.number("alpha", 0.01))
 
 
 def prelu(step: Step) -> Node:
@@ -177,8 +177,8 @@ def absolute(step: Step) -> Node:
 
 def hard_sigmoid(step: Step) -> Node:
     """min(max(alpha x + beta, 0), 1)."""
-    scaled = step.emit("mul", (step.node(0), scalar(step, step.attr("alpha", 0.2), ".alpha")))
-    moved = step.emit("add", (scaled, scalar(step, step.attr("beta", 0.5), ".beta")))
+    scaled = step.emit("mul", (step.node(0), scalar(step, step.number("alpha", 0.2), ".alpha")))
+    moved = step.emit("add", (scaled, scalar(step, step.number("beta", 0.5), ".beta")))
     return step.emit("clip", (moved,), min=0.0, max=1.0)
 
 
@@ -194,7 +194,7 @@ def where(step: Step) -> Node:
 
 def gemm(step: Step) -> Node:
     """alpha A B + beta C: a linear layer when B is constant."""
-    alpha, beta = float(step.attr("alpha", 1.0)), float(step.attr("beta", 1.0))
+    alpha, beta = step.number("alpha", 1.0), step.number("beta", 1.0)
     a, b = step.node(0), step.value(1)
     if step.attr("transA", 0):
         a = step.emit("transpose", (a,), perm=(1, 0))
@@ -398,7 +398,7 @@ def pad(step: Step) -> Node:
     mode = step.attr("mode", "constant")
     if mode != "constant":
         raise step.refuse(f"mode '{mode}'; only constant padding has a rule")
-    value = float(step.constant(2).reshape(-1)[0]) if step.has(2) else float(step.attr("value", 0.0))
+    value = float(step.constant(2).reshape(-1)[0]) if step.has(2) else step.number("value", 0.0)
     if not math.isfinite(value):
         raise step.refuse(f"padding with {value}")
     return step.emit("pad", (x,), pads=pads, value=value)

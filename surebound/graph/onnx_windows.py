@@ -214,6 +214,6 @@ def batch_norm(step: Step) -> Node:
     if len(x.shape) < 2 or x.shape[0] != 1:
         raise step.refuse(f"operand of shape {x.shape}; the first axis has to be a batch of 1")
     numbers = [step.parameter(index, step.constant(index)) for index in (1, 2, 3, 4)]
-    eps = float(step.attr("epsilon", 1e-5))
+    eps = step.number("epsilon", 1e-5)
     y = step.emit("batch_norm", [step.reshape(x, x.shape[1:]), *numbers], eps=eps)
     return step.reshape(y, x.shape)
