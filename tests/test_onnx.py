@@ -7,6 +7,7 @@ import gzip
 import math
 import os
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -375,6 +376,9 @@ DOUBLES: list[tuple[str, Sequence[int], Sequence[Any], Mapping[str, Any]]] = [
     ("LeakyRelu", (1, 4), (), {}),
     ("LeakyRelu", (1, 4), (), {"alpha": 0.3}),
     ("BatchNormalization", (1, 2, 3), (np.ones(2), np.ones(2), np.zeros(2), np.zeros(2)), {}),
+    ("Gemm", (1, 4), (f32(4, 2),), {"alpha": 0.3}),
+    ("Clip", (1, 4), (-np.finfo(np.float32).max, np.finfo(np.float64).max), {}),
+    ("Max", (1, 4), (-np.inf,), {}),
 ]
 
 
@@ -387,7 +391,25 @@ def test_double_precision_ops(
     node = helper.make_node(op, ["x", *numbers], ["y"], **attrs)
     path = stored(tmp_path, model([node], {"x": shape}, numbers, 16, kind=TensorProto.DOUBLE))
     x = torch.randn(4, *shape, dtype=torch.float64)
+    x[-1] *= 1e40
     torch.testing.assert_close(run(load_onnx(path), x), run_file(path, x), rtol=1e-12, atol=0)
+
+
+def test_constants_of_rules_are_not_rounded(tmp_path: Path):
+    """Mean's share, AveragePool's windows and scaled weights are no float32 numbers, and bounds are in float64."""
+    mean = model([helper.make_node("Mean", ["x", "x", "x"], ["y"])], {"x": [1, 3]}, {})
+    pool = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[4], pads=[0, 1])
+    gemm = helper.make_node("Gemm", ["x", "w", "b"], ["y"], alpha=0.1, beta=0.9)
+    weights = {"w": np.full((1, 1), 1 / 3, np.float32), "b": np.full(1, 1 / 7, np.float32)}
+    graphs = [
+        load_onnx(stored(tmp_path, proto))
+        for proto in (mean, model([pool], {"x": [1, 1, 4]}, {}, 11), model([gemm], {"x": [1, 1]}, weights))
+    ]
+    ones = [run(graph, torch.ones(1, *graph.input.shape, dtype=torch.float64)).flatten() for graph in graphs]
+    scaled = sum(float(np.float32(a)) * float(np.float32(b)) for a, b in ((0.1, 1 / 3), (0.9, 1 / 7)))
+    torch.testing.assert_close(
+        torch.cat(ones), torch.tensor([*[1.0] * 5, scaled], dtype=torch.float64), rtol=1e-15, atol=0
+    )
 
 
 def test_symbolic_batch_that_mixes_samples_is_run_one_by_one(tmp_path: Path):
@@ -464,6 +486,15 @@ def test_nan_limit(tmp_path: Path):
     node = helper.make_node("Clip", ["x", "low"], ["y"])
     path = stored(tmp_path, model([node], {"x": [1, 3]}, {"low": np.asarray(np.nan, np.float32)}))
     with pytest.raises(ModelError, match="a limit is NaN"):
+        load_onnx(path)
+
+
+@pytest.mark.parametrize("low", [1e39, -1e39, np.inf])
+def test_limits_beyond_float32_are_refused(tmp_path: Path, low: float):
+    """In a double model they are real limits, which were dropped; a search in float32 cannot have them."""
+    node = helper.make_node("Clip", ["x", "low"], ["y"])
+    path = stored(tmp_path, model([node], {"x": [1, 3]}, {"low": np.asarray(low)}, kind=TensorProto.DOUBLE))
+    with pytest.raises(UnsupportedOp, match=re.escape(f"the limit {low:g} is no float32")):
         load_onnx(path)
 
 

@@ -64,8 +64,8 @@ def binary(op: str) -> Rule:
 
 
 def scalar(step: Step, value: float, tag: str) -> Node:
-    """A number from an attribute as a parameter without axes."""
-    return step.parameter(None, np.asarray(value, np.float32), tag)
+    """A number as a parameter without axes, in float64: it may be no float32 (1/3), and none is rounded."""
+    return step.parameter(None, np.asarray(value, np.float64), tag)
 
 
 def alias(step: Step) -> Node:
@@ -124,8 +124,7 @@ def extreme(op: str) -> Rule:
                 if isinstance(limit, Node) or not isinstance(x, Node) or np.unique(limit).size != 1:
                     continue
                 if np.broadcast_shapes(limit.shape, x.shape) == x.shape:
-                    number = float(limit.reshape(-1)[0])
-                    return clipped(step, x, *((number, math.inf) if op == "maximum" else (-math.inf, number)))
+                    return clipped(step, x, *((limit, None) if op == "maximum" else (None, limit)))
         result = folded(op)(step)
         assert isinstance(result, Node)
         return result
@@ -133,26 +132,37 @@ def extreme(op: str) -> Rule:
     return rule
 
 
-def clipped(step: Step, x: Node, low: float, high: float) -> Node:
+def clipped(step: Step, x: Node, lower: Array | None, upper: Array | None) -> Node:
     """min(max(x, low), high), high everywhere where low > high; a relu for [0, inf), x itself for limits that
-    never bind.
+    never bind, as the largest number of a type does not. None is no limit.
     """
-    if math.isnan(low) or math.isnan(high):
-        raise ModelError(f"{step.call.origin}: a limit is NaN")
+    low, high = -limit(step, lower, -1), limit(step, upper, 1)
     low = min(low, high)
-    low, high = -math.inf if low <= -LARGEST else low, math.inf if high >= LARGEST else high
     if (low, high) == (-math.inf, math.inf):
         return x
     return step.emit("relu", (x,)) if (low, high) == (0.0, math.inf) else step.emit("clip", (x,), min=low, max=high)
 
 
+def limit(step: Step, array: Array | None, sign: int) -> float:
+    """The number of a limit times its sign; infinity for none, and for the largest number of the array's type."""
+    number = math.inf if array is None else sign * float(array.reshape(-1)[0])
+    if math.isnan(number):
+        raise ModelError(f"{step.call.origin}: a limit is NaN")
+    if array is None or number >= np.finfo(array.dtype).max:
+        return math.inf
+    if abs(number) > LARGEST:
+        raise step.refuse(f"the limit {sign * number:g} is no float32, in which the network is searched")
+    return number
+
+
 def clip(step: Step) -> Node:
     """Limits as attributes (up to opset 10) or as inputs."""
 
-    def limit(attr: str, index: int, default: float) -> float:
-        return float(step.constant(index).reshape(-1)[0]) if step.has(index) else float(step.attr(attr, default))
+    def given(attr: str, index: int) -> Array | None:
+        held = np.asarray(step.attr(attr), np.float32) if step.attr(attr) is not None else None
+        return step.constant(index) if step.has(index) else held
 
-    return clipped(step, step.node(0), limit("min", 1, -math.inf), limit("max", 2, math.inf))
+    return clipped(step, step.node(0), given("min", 1), given("max", 2))
 
 
 def leaky_relu(step: Step) -> Node:
@@ -201,14 +211,19 @@ def gemm(step: Step) -> Node:
     if isinstance(b, Node):
         b = step.emit("transpose", (b,), perm=(1, 0)) if step.attr("transB", 0) else b
         return plus_c(step, scaled_by(step, step.emit("matmul", (a, b)), alpha, ".alpha"), beta)
-    weight = (b if step.attr("transB", 0) else b.T) * b.dtype.type(alpha)
+    weight = times(b if step.attr("transB", 0) else b.T, alpha)
     tag = ("" if step.attr("transB", 0) else ".T") + ("" if alpha == 1 else f".times.{alpha}")
     layer = [a, step.parameter(1, weight, tag)]
     c = step.value(2) if step.has(2) else None
     if c is None or isinstance(c, Node) or math.prod(c.shape[:-1]) != 1 or beta == 0:
         return plus_c(step, step.emit("linear", layer), beta)
-    bias = np.broadcast_to(c, (1, weight.shape[0])).reshape(-1) * c.dtype.type(beta)
+    bias = times(np.broadcast_to(c, (1, weight.shape[0])).reshape(-1), beta)
     return step.emit("linear", [*layer, step.parameter(2, bias, "" if beta == 1 else f".times.{beta}")])
+
+
+def times(array: Array, factor: float) -> Array:
+    """The array times a number; in float64, so that nothing is rounded."""
+    return array if factor == 1 else array.astype(np.float64) * factor
 
 
 def scaled_by(step: Step, x: Node, factor: float, tag: str) -> Node:

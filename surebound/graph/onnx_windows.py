@@ -190,7 +190,7 @@ def shares(w: Window, sizes: Sequence[int], out: Sequence[int]) -> Array:
         starts = np.arange(out[axis + 1]) * w.stride[axis] - w.before[axis]
         return np.minimum(starts + w.kernel[axis], sizes[axis + 1]) - np.maximum(starts, 0)
 
-    return (math.prod(w.kernel) / np.outer(inside(0), inside(1))).astype(np.float32)
+    return math.prod(w.kernel) / np.outer(inside(0), inside(1))
 
 
 def global_max_pool(step: Step) -> Node:
