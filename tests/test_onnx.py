@@ -558,6 +558,41 @@ def test_casts_to_wider_floats_and_back(tmp_path: Path):
     agrees(stored(tmp_path, model(nodes, {"x": [1, 4]}, {"c": np.asarray(0.1)})))
 
 
+@pytest.mark.parametrize(
+    ("op", "inputs", "attrs"),
+    [
+        ("Bernoulli", ("p",), {}),
+        ("Multinomial", ("p",), {"dtype": FLOAT}),
+        ("RandomNormal", (), {"shape": [1, 3]}),
+        ("RandomNormalLike", ("p",), {}),
+        ("RandomUniform", (), {"shape": [1, 3]}),
+        ("RandomUniformLike", ("p",), {}),
+        ("Dropout", ("p", "ratio", "training"), {}),
+    ],
+)
+def test_random_numbers_are_refused(tmp_path: Path, op: str, inputs: Sequence[str], attrs: Mapping[str, Any]):
+    """On constants too, where one draw would have become part of the graph."""
+    numbers = {"p": np.full((1, 3), 0.5, np.float32), "ratio": np.float32(0.5), "training": np.bool_(True)}
+    nodes = [helper.make_node(op, inputs, ["r"], **attrs), helper.make_node("Add", ["x", "r"], ["y"])]
+    used = {name: np.asarray(numbers[name]) for name in inputs}
+    with pytest.raises(UnsupportedOp, match=f"op '{op}' at node 'r'.*export the model for inference"):
+        load_onnx(stored(tmp_path, model(nodes, {"x": [1, 3]}, used, 15)))
+
+
+@pytest.mark.parametrize("opset", [9, 15])
+@pytest.mark.parametrize("x", ["x", "c"])
+def test_batch_norm_in_training_is_refused(tmp_path: Path, opset: int, x: str):
+    """An attribute says so from opset 14 on, and more than one output before."""
+    numbers = {name: f32(3) ** 2 for name in ("s", "b", "m", "v")} | ({"c": f32(1, 3)} if x == "c" else {})
+    outputs, attrs = (["n", "m2", "v2", "s2", "t2"], {}) if opset == 9 else (["n", "m2", "v2"], {"training_mode": 1})
+    nodes = [
+        helper.make_node("BatchNormalization", [x, "s", "b", "m", "v"], outputs, **attrs),
+        helper.make_node("Add", ["x", "n"], ["y"]),
+    ]
+    with pytest.raises(UnsupportedOp, match="op 'BatchNormalization'.*training mode; export the model for inference"):
+        load_onnx(stored(tmp_path, model(nodes, {"x": [1, 3]}, numbers, opset)))
+
+
 def test_batch_norm_per_position_is_refused(tmp_path: Path):
     numbers = {name: np.ones((2, 3), np.float32) for name in ("s", "b", "m", "v")}
     node = helper.make_node("BatchNormalization", ["x", *numbers], ["y"], spatial=0)

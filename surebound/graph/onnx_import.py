@@ -32,7 +32,10 @@ from surebound.graph.original import TOLERANCE, OnnxOriginal, largest_difference
 from surebound.ops.record import Op
 
 OLDEST_OPSET = 7
-NEVER_FOLDED = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"})
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+"""Ops that draw random numbers."""
 SHAPE_OPS = frozenset({"Shape", "Size"})
 """Ops that need the shape of their operand only, which is always known."""
 
@@ -165,10 +168,12 @@ def take(builder: Builder, proto: onnx.NodeProto) -> None:
     call = Call.of(proto, builder.file)
     step = Step(builder, call)
     standard = proto.domain in ("", "ai.onnx")
+    if standard:
+        require_inference(step)
     values = [step.value(index) if step.has(index) else None for index in range(len(call.inputs))]
     numeric = call.op in SHAPE_OPS or not any(isinstance(value, Node) for value in values)
     branches = any(item.HasField("g") or item.graphs for item in proto.attribute)
-    if standard and numeric and not branches and call.op not in NEVER_FOLDED:
+    if standard and numeric and not branches:
         arrays = [np.broadcast_to(np.float32(0), v.shape) if isinstance(v, Node) else v for v in values]
         builder.values.update(folded(step, proto, arrays))
         return
@@ -180,6 +185,19 @@ def take(builder: Builder, proto: onnx.NodeProto) -> None:
     for name, node in zip(call.outputs, [result] if isinstance(result, Node) else result, strict=False):
         if name:
             builder.bind(name, node, fresh)
+
+
+def require_inference(step: Step) -> None:
+    """Refuse what is another network at every call, also on constants: random numbers, and forms for training."""
+    call = step.call
+    if call.op in RANDOM:
+        raise step.refuse("it draws random numbers, so the file isn't one network; export the model for inference")
+    dropping = call.op == "Dropout" and step.has(2) and bool(np.any(step.constant(2)))
+    learning = call.op == "BatchNormalization" and (
+        step.attr("training_mode", 0) or (step.opset < 14 and any(call.outputs[1:]))
+    )
+    if dropping or learning:
+        raise step.refuse("training mode; export the model for inference")
 
 
 def folded(step: Step, proto: onnx.NodeProto, arrays: Sequence[Array | None]) -> dict[str, Array]:

@@ -73,13 +73,6 @@ def alias(step: Step) -> Node:
     return step.node(0)
 
 
-def dropout(step: Step) -> Node:
-    """Inactive, unless the file says that it runs in training mode."""
-    if step.has(2) and bool(step.constant(2)):
-        raise step.refuse("training mode; export the model for inference")
-    return step.node(0)
-
-
 def cast(step: Step) -> Node:
     """To the inputs' float type or a wider one: the graph computes in one dtype. Others round, which it does not."""
     to = step.attr("to")
@@ -430,7 +423,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Concat": concat,
         "Conv": conv,
         "Div": binary("div"),
-        "Dropout": dropout,
+        "Dropout": alias,
         "Expand": expand,
         "Flatten": flatten,
         "Gather": gather,

@@ -209,7 +209,7 @@ def global_average_pool(step: Step) -> Node:
 def batch_norm(step: Step) -> Node:
     """Batch norm with running statistics, over axis 1 of the file's layout."""
     x = step.node(0)
-    if step.attr("training_mode", 0) or not step.attr("spatial", 1):
+    if not step.attr("spatial", 1):
         raise step.refuse("only the form with running statistics per channel has a rule")
     if len(x.shape) < 2 or x.shape[0] != 1:
         raise step.refuse(f"operand of shape {x.shape}; the first axis has to be a batch of 1")
