@@ -27,7 +27,7 @@ from torch import Tensor
 from surebound.bounds.crown import Crown
 from surebound.bounds.query import Query
 from surebound.errors import InvalidGraph, ModelError, TraceMismatch, UnsupportedOp, UsageError
-from surebound.graph import passes
+from surebound.graph import onnx_gate, onnx_import, passes
 from surebound.graph.check import check
 from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
 from surebound.graph.onnx_builder import infer_shape
@@ -514,6 +514,13 @@ REFUSED: list[tuple[str, Sequence[int], Sequence[Any], Mapping[str, Any], str]] 
     ("Conv", (1, 1, 3, 3, 3), (f32(1, 1, 2, 2, 2),), {}, "one and two spatial dimensions"),
     ("BatchNormalization", (3, 2), (f32(2), f32(2), f32(2), f32(2) ** 2), {}, "first axis has to be a batch of 1"),
     ("Pad", (1, 4), (i64(0, 1, 0, 1),), {"mode": "edge"}, "mode 'edge'"),
+    (
+        "MaxPool",
+        (1, 1, 5),
+        (),
+        {"kernel_shape": [2], "dilations": [2], "auto_pad": "SAME_UPPER"},
+        "auto_pad 'SAME_UPPER' with dilations.*export it with pads",
+    ),
     ("Cast", (1, 4), (), {"to": TensorProto.INT64}, "is cast to INT64, which rounds it more than FLOAT"),
     ("Cast", (1, 4), (), {"to": TensorProto.BFLOAT16}, "is cast to BFLOAT16.*export the network in FLOAT throughout"),
     ("Dropout", (1, 4), (np.float32(0.5), np.bool_(True)), {}, "training mode"),
@@ -653,8 +660,102 @@ def test_inconsistent_models(tmp_path: Path):
 def test_gate_catches_a_wrong_rule(tmp_path: Path):
     """An op table whose relu leaks is not believed."""
     wrong = {**OPS, "relu": replace(OPS["relu"], forward=lambda site, x: F.leaky_relu(x, 0.1))}
-    with pytest.raises(TraceMismatch, match=r"output 'y' differs from onnxruntime by 1 .* on sample 6"):
+    words = r"value 'y' \(net\.onnx: Relu 'y'\) differs from onnxruntime by .*, where rounding explains .*, on inputs"
+    with pytest.raises(TraceMismatch, match=words):
         load_onnx(stored(tmp_path, relu_model()), wrong)
+
+
+def test_gate_catches_a_wrong_rule_behind_which_the_values_become_small(tmp_path: Path):
+    """What is one millionth of the output here may be the whole margin of a proof."""
+    wrong = {**OPS, "tanh": replace(OPS["tanh"], forward=lambda site, x: 1.001 * torch.tanh(x))}
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("Mul", ["t", "small"], ["s"]),
+        helper.make_node("Add", ["s", "large"], ["y"]),
+    ]
+    path = stored(tmp_path, model(nodes, {"x": [1, 3]}, {"small": np.float32(1e-6), "large": np.float32(100)}))
+    load_onnx(path)
+    with pytest.raises(TraceMismatch, match=r"value 't' \(net\.onnx: Tanh 't'\) differs"):
+        load_onnx(path, wrong)
+
+
+def test_gate_sees_behind_neurons_that_are_off_for_small_inputs(tmp_path: Path):
+    wrong = {**OPS, "tanh": replace(OPS["tanh"], forward=lambda site, x: 1.001 * torch.tanh(x))}
+    nodes = [
+        helper.make_node("Sub", ["x", "c"], ["s"]),
+        helper.make_node("Relu", ["s"], ["r"]),
+        helper.make_node("Tanh", ["r"], ["y"]),
+    ]
+    path = stored(tmp_path, model(nodes, {"x": [1, 3]}, {"c": np.float32(50)}))
+    with pytest.raises(TraceMismatch, match=r"value 'y' .* on inputs that are 10000 times random"):
+        load_onnx(path, wrong)
+
+
+def test_gate_compares_outputs_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An op that is taken for an identity leaves no node of its own."""
+    nodes = [helper.make_node("Mul", ["x", "c"], ["m"]), helper.make_node("Abs", ["m"], ["y"])]
+    path = stored(tmp_path, model(nodes, {"x": [1, 3]}, {"c": np.float32(1e-6)}))
+    monkeypatch.setattr(onnx_import, "RULES", {**onnx_import.RULES, "Abs": onnx_import.RULES["Identity"]})
+    with pytest.raises(TraceMismatch, match=r"value 'm' \(net\.onnx: Mul 'm'\) differs from onnxruntime"):
+        load_onnx(path)
+
+
+def test_gate_lets_cancellation_pass(tmp_path: Path):
+    """The output is a millionth of what it is the difference of, so rounding changes its first digits."""
+    w = f32(60, 5)
+    numbers = {"w": w, "v": (w * (1 + 1e-6 * f32(60, 5, seed=1))).astype(np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("MatMul", ["x", "v"], ["b"]),
+        helper.make_node("Sub", ["a", "b"], ["y"]),
+    ]
+    load_onnx(stored(tmp_path, model(nodes, {"x": [1, 60]}, numbers)))
+
+
+def transposed_product() -> onnx.ModelProto:
+    """y = first row of x, which onnxruntime's optimiser turns into something else (seen in 1.31)."""
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]), helper.make_node("MatMul", ["t", "c"], ["y"])]
+    return model(nodes, {"x": [3, 2]}, {"c": np.asarray([1, 0, 0], np.float32)})
+
+
+def test_the_original_is_the_network_of_the_file(tmp_path: Path):
+    """Where onnxruntime's own optimisations change the outputs, witnesses are replayed without them."""
+    path = stored(tmp_path, transposed_product())
+    graph = load_onnx(path)
+    x = torch.randn(4, 3, 2)
+    assert isinstance(graph.original, OnnxOriginal)
+    assert torch.equal(graph.original(x), x[:, 0])
+    assert torch.equal(pickle.loads(pickle.dumps(graph.original))(x), x[:, 0])
+    assert torch.equal(run(graph, x), x[:, 0])
+
+
+def test_optimisations_that_change_the_outputs_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    opened = onnx_gate.open_session
+
+    def spoilt(data: bytes, path: str, optimised: bool = True) -> onnxruntime.InferenceSession:
+        return opened(neg.SerializeToString() if optimised else data, path, optimised)
+
+    neg = model([helper.make_node("Neg", ["x"], ["y"])], {"x": [1, 3]}, {})
+    path = stored(tmp_path, relu_model())
+    graph = load_onnx(path)
+    assert isinstance(graph.original, OnnxOriginal) and graph.original.optimised and not caplog.records
+    monkeypatch.setattr(onnx_gate, "open_session", spoilt)
+    graph = load_onnx(path)
+    assert isinstance(graph.original, OnnxOriginal) and not graph.original.optimised
+    assert "onnxruntime's own optimisations change its outputs; it is run without them" in caplog.text
+
+
+def test_what_onnxruntime_does_not_run(tmp_path: Path):
+    """Its exceptions share no base; the words of both come with the file and the node."""
+    attrs: dict[str, Any] = {"kernel_shape": [1], "strides": [3], "auto_pad": "SAME_UPPER"}
+    pool = helper.make_node("MaxPool", ["x"], ["y"], name="pool", **attrs)
+    with pytest.raises(ModelError, match=r"net\.onnx: onnxruntime cannot run the model: .*MaxPool node.*'pool'"):
+        load_onnx(stored(tmp_path, model([pool], {"x": [1, 1, 3]}, {})))
+    node = helper.make_node("HardSigmoid", ["x"], ["y"], name="step")
+    with pytest.raises(ModelError, match=r"net\.onnx: onnxruntime cannot load the model: .*HardSigmoid.*'step'"):
+        load_onnx(stored(tmp_path, model([node], {"x": [1, 3]}, {}, kind=TensorProto.DOUBLE)))
 
 
 def test_dead_nodes_are_not_translated(tmp_path: Path):

@@ -10,25 +10,22 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
-import torch
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, inliner, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor
 
-from surebound.errors import ModelError, TraceMismatch, UnsupportedOp
+from surebound.errors import ModelError, UnsupportedOp
 from surebound.graph.check import check
-from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
+from surebound.graph.ir import FixedParameters, Graph, Node
 from surebound.graph.onnx_builder import Array, Builder, Call, Step
+from surebound.graph.onnx_gate import compared
 from surebound.graph.onnx_ops import RULES
-from surebound.graph.original import TOLERANCE, OnnxOriginal, largest_difference, open_session, run_batch, run_each
 from surebound.ops.record import Op
 
 OLDEST_OPSET = 7
@@ -53,8 +50,8 @@ class ModelFile:
 def load_onnx(path: str | Path, ops: Mapping[str, Op] | None = None) -> Graph:
     """The network of an ONNX file (also gzipped; also by a name whose `.gz` sibling exists).
 
-    The graph's `original` is the file run by onnxruntime; the two have been compared on random and corner
-    inputs. Raises ModelError (missing, unreadable or damaged file, NaN weights, shapes that do not fit),
+    The graph's `original` is the file run by onnxruntime; the two have been compared node by node on random and
+    corner inputs. Raises ModelError (missing, unreadable or damaged file, NaN weights, shapes that do not fit),
     UnsupportedOp (an op without a rule), TraceMismatch (the graph and onnxruntime disagree).
     """
     if ops is None:
@@ -63,7 +60,7 @@ def load_onnx(path: str | Path, ops: Mapping[str, Op] | None = None) -> Graph:
         ops = OPS
     file = read_model(Path(path))
     graph = translate(file, ops)
-    return compared(graph, file)
+    return compared(graph, file.path, file.data, file.model)
 
 
 def read_model(path: Path) -> ModelFile:
@@ -223,56 +220,3 @@ def output_node(builder: Builder, name: str) -> Node:
     if not isinstance(value, Node) or not value.batched:
         raise ModelError(f"{builder.file}: output '{name}' does not depend on the network's input")
     return value
-
-
-# ---------------------------------------------------------------- comparison with onnxruntime
-
-
-def probes(graph: Graph, dtype: torch.dtype) -> list[Tensor]:
-    """For each input [7, *shape]: three random samples, zeros, ones, and all 10 or -10."""
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.tensor([0.0, 1.0, 10.0, -10.0])
-    return [
-        torch.cat(
-            [
-                torch.randn(3, *graph[name].shape, generator=generator),
-                corners.reshape(-1, *[1] * len(graph[name].shape)).expand(-1, *graph[name].shape),
-            ]
-        ).to(dtype)
-        for name in graph.inputs
-    ]
-
-
-def compared(graph: Graph, file: ModelFile) -> Graph:
-    """The graph with its original attached, after both gave the same outputs; TraceMismatch otherwise.
-
-    The graph runs on a batch, onnxruntime (without graph optimisations) once per sample.
-    """
-    plain = open_session(file.data, file.path, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    kind = torch.float64 if plain.get_inputs()[0].type == "tensor(double)" else torch.float32
-    inputs = probes(graph, kind)
-    theirs = run_each(plain, inputs)
-    ours = evaluate(graph, graph.values(kind), dict(zip(graph.inputs, inputs, strict=True)))
-    for name, wanted in zip(graph.outputs, theirs, strict=True):
-        difference, sample = largest_difference(ours[name], wanted)
-        if difference > TOLERANCE:
-            raise TraceMismatch(
-                f"{file.path}: output '{name}' differs from onnxruntime by {difference:.3g} (relative to the output's "
-                f"size, {TOLERANCE:g} allowed) on sample {sample} of (3 random, zeros, ones, 10, -10); "
-                "please report the file, do not use its results"
-            )
-    original = OnnxOriginal(file.path, file.data)
-    return replace(graph, original=replace(original, batchable=batchable(file, original, inputs, theirs)))
-
-
-def batchable(file: ModelFile, original: OnnxOriginal, inputs: Sequence[Tensor], each: Sequence[Tensor]) -> bool:
-    """May several samples go through onnxruntime in one call? Only if the file says so and the values agree."""
-    sizes = {value.name: value.type.tensor_type.shape.dim for value in file.model.graph.input}
-    leading = [sizes[value.name][:1] for value in original.session.get_inputs()]
-    if not all(dims and dims[0].dim_value <= 0 for dims in leading):
-        return False
-    try:
-        values = run_batch(original.session, inputs)
-    except Exception:  # whatever onnxruntime dislikes, one call per sample works
-        return False
-    return all(largest_difference(a, b)[0] <= TOLERANCE for a, b in zip(values, each, strict=True))

@@ -82,10 +82,9 @@ def window(step: Step, x: Node, kernel: Sequence[int]) -> Window:
     if mode == "VALID":
         before = after = (0,) * rank
     elif mode in ("SAME_UPPER", "SAME_LOWER"):
-        total = [
-            max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-            for size, s, k, d in zip(sizes, stride, kernel, dilation, strict=True)
-        ]
+        if any(d != 1 for d in dilation):
+            raise step.refuse(f"auto_pad '{mode}' with dilations, which runtimes read differently; export it with pads")
+        total = [max((-(-size // s) - 1) * s + k - size, 0) for size, s, k in zip(sizes, stride, kernel, strict=True)]
         small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         before, after = (small, large) if mode == "SAME_UPPER" else (large, small)
     elif mode != "NOTSET":

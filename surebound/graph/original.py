@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surebound.errors import ModelError, UsageError
 
+Array = NDArray[Any]
 FLOATS = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}
 """onnxruntime's names of the element types that a network may compute in."""
 
@@ -21,43 +23,55 @@ TOLERANCE = 1e-4
 """Largest difference between a graph and onnxruntime, relative to max(1, |output|)."""
 
 
-def open_session(
-    data: bytes,
-    path: str,
-    level: onnxruntime.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU with at most two threads; `path` is for the message of ModelError."""
+def open_session(data: bytes, path: str, optimised: bool = True) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU with at most two threads; `path` is for the message of ModelError.
+
+    optimised: with onnxruntime's rewrites of the network, as it does by default; without, it computes each node as
+    the file has it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    options.graph_optimization_level = level
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's error classes share no public base
         raise ModelError(f"{path}: onnxruntime cannot load the model: {error}") from error
 
 
-def run_each(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> list[Tensor]:
+def run(session: onnxruntime.InferenceSession, feeds: Mapping[str, Array], path: str) -> list[Array]:
+    """One call; raises ModelError with onnxruntime's words, which name the node."""
+    try:
+        values: list[Any] = list(session.run(None, dict(feeds)))
+    except Exception as error:  # onnxruntime's error classes share no public base
+        raise ModelError(f"{path}: onnxruntime cannot run the model: {error}") from error
+    return values
+
+
+def arrays(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> dict[str, Array]:
+    """Inputs [B, *shape] in the file's order by name, in the types that the file wants."""
+    wanted = session.get_inputs()
+    return {
+        value.name: tensor.detach().to("cpu", FLOATS[value.type]).contiguous().numpy()
+        for value, tensor in zip(wanted, inputs, strict=True)
+    }
+
+
+def run_each(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor], path: str) -> list[Tensor]:
     """One call per sample: inputs [B, *shape] in the file's order, outputs [B, *output shape]."""
-    names = [value.name for value in session.get_inputs()]
-    arrays = [tensor.detach().cpu().contiguous().numpy() for tensor in inputs]
-    calls: list[Any] = [
-        session.run(None, {name: array[sample] for name, array in zip(names, arrays, strict=True)})
-        for sample in range(len(arrays[0]))
+    feeds = arrays(session, inputs)
+    calls = [
+        run(session, {name: array[sample] for name, array in feeds.items()}, path) for sample in range(len(inputs[0]))
     ]
     return [torch.from_numpy(np.stack(values)) for values in zip(*calls, strict=True)]
 
 
-def run_batch(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor]) -> list[Tensor]:
+def run_batch(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor], path: str) -> list[Tensor]:
     """One call for all samples of a file with a symbolic batch axis: inputs [B, 1, ...], outputs [B, 1, ...]."""
-    names = [value.name for value in session.get_inputs()]
-    feeds = {
-        name: tensor.detach().cpu().reshape(len(tensor), *tensor.shape[2:]).numpy()
-        for name, tensor in zip(names, inputs, strict=True)
-    }
-    values: list[Any] = list(session.run(None, feeds))
-    return [torch.from_numpy(value[:, None]) for value in values]
+    feeds = {name: array.reshape(len(array), *array.shape[2:]) for name, array in arrays(session, inputs).items()}
+    return [torch.from_numpy(value[:, None]) for value in run(session, feeds, path)]
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> tuple[float, int]:
@@ -78,16 +92,18 @@ class OnnxOriginal:
 
     path: where it was read, for messages. data: the file's bytes (external tensors included).
     batchable: the batch axis is symbolic and one call for several samples gave what separate calls give.
+    optimised: onnxruntime's rewrites of the network, which it does by default, gave what the file says.
     """
 
     path: str
     data: bytes = field(repr=False)
     batchable: bool = False
+    optimised: bool = True
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
         """The onnxruntime session, opened at the first use."""
-        return open_session(self.data, self.path)
+        return open_session(self.data, self.path, self.optimised)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,10 +112,8 @@ class OnnxOriginal:
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """All outputs [B, *output shape] for all inputs [B, *input shape], in the file's order."""
-        kinds = [FLOATS[value.type] for value in self.session.get_inputs()]
-        cast = [tensor.to(kind) for tensor, kind in zip(inputs, kinds, strict=True)]
-        run = run_batch if self.batchable and len(cast[0]) else run_each
-        return run(self.session, cast)
+        form = run_batch if self.batchable and len(inputs[0]) else run_each
+        return form(self.session, inputs, self.path)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The output [B, *output shape] for x [B, *input shape]; UsageError for several inputs or outputs."""
@@ -111,4 +125,4 @@ class OnnxOriginal:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the session, which another process opens anew."""
-        return {"path": self.path, "data": self.data, "batchable": self.batchable}
+        return {"path": self.path, "data": self.data, "batchable": self.batchable, "optimised": self.optimised}
