@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from surebound.graph.ir import evaluate
 from surebound.graph.torch_export import trace
 from surebound.ops import OPS
 from surebound.ops.record import Interval, Op, never
+from surebound.properties import robust
+from surebound.search.verify import verify
 
 
 def run(graph, x):
@@ -628,6 +631,58 @@ class Counter(nn.Module):
 def test_what_is_not_one_network_is_refused(module, error, message):
     with pytest.raises(error, match=message):
         trace(module, noise(2, 4))
+
+
+def test_a_wrong_entry_beside_large_ones_is_noticed():
+    """What the largest output hides is not small for a property about another one."""
+    table = OPS | {"tanh": replace(OPS["tanh"], forward=lambda site, x: 1.01 * torch.tanh(x))}
+    module = made(lambda m, x: torch.cat([1e6 * x, 1e-3 * torch.tanh(x)], 1))
+    trace(module, noise(2, 4))
+    with pytest.raises(TraceMismatch, match=r"disagree by .* in one output, where rounding explains"):
+        trace(module, noise(2, 4), ops=table)
+
+
+def test_outputs_that_cancel_may_differ_by_rounding():
+    module = made(lambda m, x: 1e4 * (m.lin(x) - m.lin(x * (1 + 1e-6))))
+    trace(module, noise(2, 4))
+
+
+class Factor(nn.Module):
+    """A number and a submodule, which a graph does not read again."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = 1.0
+        self.act = nn.ReLU()
+        self.lin = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.factor * self.act(self.lin(x))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda m: setattr(m, "factor", -1.0), lambda m: setattr(m, "act", nn.Identity().eval())]
+)
+def test_verify_notices_what_the_graph_does_not_read_again(change):
+    module = Factor().eval()
+    graph = trace(module, noise(2, 2))
+    prop = [robust(noise(2), 0, 0.1, classes=2, clip=None)]
+    with torch.no_grad():
+        module.lin.weight.mul_(2)
+    verify(graph, prop)
+    change(module)
+    with pytest.raises(
+        TraceMismatch, match=r"an attribute of the module that is no tensor has changed.*trace it again"
+    ):
+        verify(graph, prop)
+
+
+def test_verify_refuses_a_module_in_half_precision():
+    module = Factor().eval()
+    graph = trace(module, noise(2, 2))
+    module.half()
+    with pytest.raises(UsageError, match="the module computes in float16"):
+        verify(graph, [robust(noise(2), 0, 0.1, classes=2, clip=None)])
 
 
 def test_half_precision_weights_are_rounded_by_torch():

@@ -29,6 +29,10 @@ def trace(module: nn.Module, example: Tensor, ops: Mapping[str, Op] | None = Non
     example: a batch [B, *input shape] with any B >= 1; only its shape matters. ops: the op table
     (default `surebound.ops.OPS`). A torch op without a rule here is looked up in `ops` under its torch name
     ("aten.erf"): its tensor arguments become operands and the others attrs, named as in torch's schema.
+    Live are the module's tensors: parameters, buffers and tensors that are plain attributes, reassigned ones too.
+    Everything else is read once, while tracing: numbers and options held by the module, its submodules, the forward
+    itself. After changing those trace again; `verify` compares the graph with the module anew and refuses if they
+    differ, bounds do not.
     Raises UsageError (training mode, half precision, unusable example), UnsupportedOp (an op without a rule, or
     one that mixes samples), ModelError (the exporter gave up, NaN in a parameter), TraceMismatch.
     """

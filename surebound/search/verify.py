@@ -24,7 +24,9 @@ from surebound.bounds.memory import Memory, pieces
 from surebound.errors import OutOfMemory, OutOfTime, UsageError
 from surebound.graph.graph_original import GraphOriginal
 from surebound.graph.ir import Graph, Original
+from surebound.graph.module_original import ModuleOriginal
 from surebound.graph.prepare import prepare
+from surebound.graph.torch_frontend.compare import compare_again
 from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
 from surebound.properties import Property, check_fits
@@ -122,11 +124,15 @@ def verify(
 ) -> list[Outcome]:
     """Decide each property; one `Outcome` per property, in order.
 
-    Raises SpecError when a property does not fit the network, UnsupportedOp when an op has no linear bound.
+    A traced graph is compared with its module first, as `trace` did: attributes of the module that are no tensors,
+    and submodules, may have changed since. Raises TraceMismatch when the two differ now, SpecError when a property
+    does not fit the network, UnsupportedOp when an op has no linear bound.
     """
     if not properties:
         return []
     chosen = config or VerifyConfig()
+    if isinstance(graph.original, ModuleOriginal):
+        compare_again(graph, graph.original)
     prepared = prepare(graph)
     for prop in properties:
         check_fits(prop, prepared.input.numel, prepared.output.numel)
