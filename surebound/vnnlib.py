@@ -44,7 +44,8 @@ MAX_DEPTH = 100
 MAX_LITERAL = 1000
 MAX_EXPONENT = 1000
 
-_TOKEN = re.compile(r"[()]|;[^\n]*|[^\s();]+")
+_TOKEN = re.compile(r"[()]|;[^\n\r]*|[^\s();]+")
+_BREAK = re.compile(r"\r\n?|\n")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _VARIABLE = re.compile(r"[XY]_(?:0|[1-9][0-9]{0,8})")
 
@@ -96,12 +97,16 @@ class _Source:
     file: str
     declared: dict[str, int] = field(default_factory=dict)
 
+    def breaks(self, offset: int) -> list[int]:
+        """Where the lines before an offset end: behind LF, CR or both."""
+        return [match.end() for match in _BREAK.finditer(self.text, 0, offset)]
+
     def line(self, offset: int) -> int:
-        return self.text.count("\n", 0, offset) + 1
+        return len(self.breaks(offset)) + 1
 
     def error(self, message: str, offset: int) -> SpecError:
-        column = offset - self.text.rfind("\n", 0, offset)
-        return SpecError(message, self.file, self.line(offset), column)
+        start = max(self.breaks(offset), default=0)
+        return SpecError(message, self.file, self.line(offset), offset - start + 1)
 
 
 def load_vnnlib(path: str | os.PathLike[str], shape: Sequence[int] | None = None) -> Property:

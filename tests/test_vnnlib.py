@@ -521,3 +521,22 @@ def test_check_fits_names_both_numbers() -> None:
         check_fits(prop, 784, 2)
     with pytest.raises(SpecError, match=r"the property has 2 outputs, the network has 10"):
         check_fits(prop, 1, 10)
+
+
+# --- line breaks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_comments_end_at_any_line_break(end: str):
+    """SMT-LIB ends a comment at LF or CR: what follows a lone CR is part of the property."""
+    text = ONE + f"(assert (or ; two cases{end} (<= Y_0 5){end} (<= Y_0 -5)))\n"
+    (case,) = parse_vnnlib(text).cases
+    assert [disjunct.t.tolist() for disjunct in case.disjuncts] == [[5.0], [-5.0]]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_places_count_any_line_break(end: str):
+    lines = [*ONE.splitlines(), "", "; )(", "  (assert (<= Y_0 Y_7))"]
+    with pytest.raises(SpecError, match=rf"^f:{len(lines)}:19: Y_7 is used but not declared") as caught:
+        parse_vnnlib(end.join(lines), "f")
+    assert (caught.value.line, caught.value.column) == (len(lines), 19)
