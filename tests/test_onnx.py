@@ -221,6 +221,7 @@ CASES: list[Case] = [
     ("Slice", (7, 9), IMAGE, (), {"starts": [1, -4], "ends": [5, 9], "axes": [2, 3]}, ("slice", "slice")),
     ("Slice", (10, 13), IMAGE, (i64(0, 1), i64(2**62, -1), i64(1, 3), i64(1, 2)), {}, ("slice",)),
     ("Slice", (13,), IMAGE, (i64(-1), i64(-(2**62)), i64(3), i64(-2)), {}, ("gather",)),
+    ("Slice", (13,), (1, 4), (i64(-9), i64(-9), i64(1), i64(-1)), {}, ("gather",)),
     ("Gather", (7, 13), (1, 5, 2), (i64(3, -5, 3),), {"axis": 1}, ("gather",)),
     ("Gather", (13,), (1, 5, 2), (np.asarray(-1),), {"axis": 1}, ("slice", "reshape")),
     ("Gather", (13,), (1, 5, 2), (np.asarray([[1, 2], [0, 4]]),), {"axis": -2}, ("gather", "reshape")),
@@ -598,6 +599,45 @@ def test_batch_norm_in_training_is_refused(tmp_path: Path, opset: int, x: str):
     ]
     with pytest.raises(UnsupportedOp, match="op 'BatchNormalization'.*training mode; export the model for inference"):
         load_onnx(stored(tmp_path, model(nodes, {"x": [1, 3]}, numbers, opset)))
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "constants", "attrs", "message"),
+    [
+        ("Cast", (1, 3), (), {}, "Cast 'y': it makes no sense to the importer"),
+        ("MaxPool", (1, 1, 3), (), {"auto_pad": "VALID"}, "MaxPool 'y': it makes no sense to the importer"),
+        ("LeakyRelu", (1, 3), (), {"alpha": "x"}, "LeakyRelu 'y': it makes no sense.*onnx.checker"),
+        ("Unsqueeze", (1, 3), (i64(0, -4),), {}, "Unsqueeze 'y': it makes no sense"),
+        ("Transpose", (1, 3), (), {"perm": [0, 0]}, "Transpose 'y'.*do not fit"),
+    ],
+)
+def test_nonsense_is_named(
+    tmp_path: Path, op: str, shape: Sequence[int], constants: Sequence[Any], attrs: Mapping[str, Any], message: str
+):
+    """Whatever the code of a rule raises comes with the file and the node."""
+    numbers = {f"c{i}": np.asarray(array) for i, array in enumerate(constants)}
+    node = helper.make_node(op, ["x", *numbers], ["y"], **attrs)
+    with pytest.raises(ModelError, match=rf"net\.onnx: {message}"):
+        load_onnx(stored(tmp_path, model([node], {"x": shape}, numbers)))
+
+
+def test_nonsense_outside_nodes(tmp_path: Path):
+    broken = model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": [1, 3]}, {"w": f32(3)})
+    broken.graph.initializer[0].raw_data = b"123"
+    with pytest.raises(ModelError, match=r"net\.onnx: it makes no sense to the importer"):
+        load_onnx(stored(tmp_path, broken))
+    foreign = relu_model()
+    foreign.opset_import[0].domain = "com.example"
+    with pytest.raises(UnsupportedOp, match="opset 0"):
+        load_onnx(stored(tmp_path, foreign))
+
+
+def test_values_without_axes(tmp_path: Path):
+    """A number in, a number out, and one number for a whole batch."""
+    agrees(stored(tmp_path, model([helper.make_node("Neg", ["x"], ["y"])], {"x": []}, {})), rewrites=False)
+    mean = model([helper.make_node("ReduceMean", ["x"], ["y"], keepdims=0)], {"x": ["n", 3]}, {})
+    graph = agrees(stored(tmp_path, mean), rewrites=False)
+    assert isinstance(graph.original, OnnxOriginal) and not graph.original.batchable
 
 
 def test_batch_norm_per_position_is_refused(tmp_path: Path):

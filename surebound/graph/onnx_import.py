@@ -7,9 +7,10 @@ or ['batch', 3, 32, 32] is a node of shape (1, 3, 32, 32), and B samples are a t
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 from onnx.reference import ReferenceEvaluator
 
-from surebound.errors import ModelError, UnsupportedOp
+from surebound.errors import ModelError, SureboundError, UnsupportedOp
 from surebound.graph.check import check
 from surebound.graph.ir import FixedParameters, Graph, Node
 from surebound.graph.onnx_builder import Array, Builder, Call, Step
@@ -58,9 +59,23 @@ def load_onnx(path: str | Path, ops: Mapping[str, Op] | None = None) -> Graph:
         from surebound.ops import OPS
 
         ops = OPS
-    file = read_model(Path(path))
-    graph = translate(file, ops)
-    return compared(graph, file.path, file.data, file.model)
+    with sensible(str(path)):
+        file = read_model(Path(path))
+        return compared(translate(file, ops), file.path, file.data, file.model)
+
+
+@contextlib.contextmanager
+def sensible(place: str) -> Iterator[None]:
+    """Turn what a broken file makes the code within raise into a ModelError that names the place."""
+    try:
+        yield
+    except (SureboundError, MemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{place}: it makes no sense to the importer ({type(error).__name__}: {error}); check the file with "
+            "onnx.checker, and report it if that finds nothing"
+        ) from error
 
 
 def read_model(path: Path) -> ModelFile:
@@ -108,7 +123,7 @@ def with_external_data(model: onnx.ModelProto, source: Path) -> bytes:
 def translate(file: ModelFile, ops: Mapping[str, Op]) -> Graph:
     """The graph of the file, not yet compared with onnxruntime."""
     proto = file.model.graph
-    opset = max(item.version for item in file.model.opset_import if item.domain in ("", "ai.onnx"))
+    opset = max((item.version for item in file.model.opset_import if item.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise UnsupportedOp(
             f"opset {opset}", proto.name, file.name, f"convert the file to operator set {OLDEST_OPSET} or newer"
@@ -178,7 +193,8 @@ def take(builder: Builder, proto: onnx.NodeProto) -> None:
         domain = "" if standard else f"{proto.domain}."
         raise UnsupportedOp(domain + call.op, call.name, call.origin, "the ONNX importer has no rule for it")
     fresh = len(builder.nodes)
-    result = RULES[call.op](step)
+    with sensible(call.origin):
+        result = RULES[call.op](step)
     for name, node in zip(call.outputs, [result] if isinstance(result, Node) else result, strict=False):
         if name:
             builder.bind(name, node, fresh)

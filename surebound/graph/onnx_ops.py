@@ -328,6 +328,14 @@ def cut(step: Step, x: Node, axis: int, start: int, stop: int, stride: int = 1) 
     return step.emit("slice", (x,), axis=axis, start=start, stop=stop, step=stride)
 
 
+def limits_of(size: int, start: int, stop: int, stride: int) -> tuple[int, int]:
+    """First index and end as the standard has them: a start before the data is 0 for steps backwards too."""
+    start, stop = (value + size if value < 0 else value for value in (start, stop))
+    if stride < 0:
+        return min(max(start, 0), size - 1), min(max(stop, -1), size - 1)
+    return min(max(start, 0), size), min(max(stop, 0), size)
+
+
 def slices(step: Step) -> Node:
     """One slice per axis; a negative step becomes a gather."""
     x = step.node(0)
@@ -336,7 +344,7 @@ def slices(step: Step) -> Node:
     strides = step.integers("steps", 4) or (1,) * len(starts)
     for axis, start, stop, stride in zip(axes, starts, stops, strides, strict=True):
         axis = axis_of(step, axis, len(x.shape))
-        first, last, _ = slice(start, stop, stride).indices(x.shape[axis])
+        first, last = limits_of(x.shape[axis], start, stop, stride)
         picked = range(first, last, stride)
         if stride < 0:
             x = step.emit("gather", (x,), axis=axis, indices=tuple(picked))

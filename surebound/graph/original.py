@@ -63,15 +63,19 @@ def run_each(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor], pa
     """One call per sample: inputs [B, *shape] in the file's order, outputs [B, *output shape]."""
     feeds = arrays(session, inputs)
     calls = [
-        run(session, {name: array[sample] for name, array in feeds.items()}, path) for sample in range(len(inputs[0]))
+        run(session, {name: np.asarray(array[sample]) for name, array in feeds.items()}, path)
+        for sample in range(len(inputs[0]))
     ]
     return [torch.from_numpy(np.stack(values)) for values in zip(*calls, strict=True)]
 
 
 def run_batch(session: onnxruntime.InferenceSession, inputs: Sequence[Tensor], path: str) -> list[Tensor]:
-    """One call for all samples of a file with a symbolic batch axis: inputs [B, 1, ...], outputs [B, 1, ...]."""
+    """One call for all samples of a file with a symbolic batch axis: inputs [B, 1, ...], outputs [B, 1, ...].
+
+    Outputs without a batch axis are returned as they are.
+    """
     feeds = {name: array.reshape(len(array), *array.shape[2:]) for name, array in arrays(session, inputs).items()}
-    return [torch.from_numpy(value[:, None]) for value in run(session, feeds, path)]
+    return [torch.from_numpy(value[:, None] if value.ndim else value) for value in run(session, feeds, path)]
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> tuple[float, int]:
