@@ -522,6 +522,7 @@ REFUSED: list[tuple[str, Sequence[int], Sequence[Any], Mapping[str, Any], str]] 
         {"kernel_shape": [2], "dilations": [2], "auto_pad": "SAME_UPPER"},
         "auto_pad 'SAME_UPPER' with dilations.*export it with pads",
     ),
+    ("AveragePool", (1, 1, 2, 2), (), {"kernel_shape": [1, 2], "pads": [1, 0, 2, 1]}, "in the padding altogether"),
     ("Cast", (1, 4), (), {"to": TensorProto.INT64}, "is cast to INT64, which rounds it more than FLOAT"),
     ("Cast", (1, 4), (), {"to": TensorProto.BFLOAT16}, "is cast to BFLOAT16.*export the network in FLOAT throughout"),
     ("Dropout", (1, 4), (np.float32(0.5), np.bool_(True)), {}, "training mode"),

@@ -165,7 +165,10 @@ def average_pool(step: Step) -> Node:
         raise step.refuse("ceil_mode together with uneven padding")
     y = mean_pool(step, step.emit("pad", (data,), pads=w.pads, value=0.0), w, (0, 0), False, True)
     if not counted:
-        y = step.emit("mul", (y, step.parameter(None, shares(w, data.shape, y.shape), ".window")))
+        share = shares(w, data.shape, y.shape)
+        if share is None:
+            raise step.refuse("a window lies in the padding altogether")
+        y = step.emit("mul", (y, step.parameter(None, share, ".window")))
     return batch(step, y, x)
 
 
@@ -182,14 +185,15 @@ def mean_pool(step: Step, data: Node, w: Window, padding: Pair, ceil: bool, coun
     )
 
 
-def shares(w: Window, sizes: Sequence[int], out: Sequence[int]) -> Array:
-    """Kernel size over the number of data points in each window: [out H, out W]."""
+def shares(w: Window, sizes: Sequence[int], out: Sequence[int]) -> Array | None:
+    """Kernel size over the number of data points in each window: [out H, out W]; None when one has none."""
 
     def inside(axis: int) -> Array:
         starts = np.arange(out[axis + 1]) * w.stride[axis] - w.before[axis]
         return np.minimum(starts + w.kernel[axis], sizes[axis + 1]) - np.maximum(starts, 0)
 
-    return math.prod(w.kernel) / np.outer(inside(0), inside(1))
+    points = inside(0), inside(1)
+    return None if min(map(np.min, points)) < 1 else math.prod(w.kernel) / np.outer(*points)
 
 
 def global_max_pool(step: Step) -> Node:

@@ -171,7 +171,10 @@ def mapped(call: Call) -> Value | tuple[Value, ...]:
     require_precision(call)
     rule, key = find(call.op, RULES), next((key for key in names(call.op) if key in call.builder.ops), None)
     if rule is not None:
-        result = rule(call)
+        try:
+            result = rule(call)
+        except (TypeError, ValueError, IndexError) as error:
+            raise call.refuse(f"its rule does not know arguments of this kind ({error})") from error
     elif key is not None:
         attrs = {name: call[name] for name, arg in call.args.items() if not values_in(arg)}
         result = call.emit(key, call.operands, call.shape, **attrs)

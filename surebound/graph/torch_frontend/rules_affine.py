@@ -41,8 +41,12 @@ def reduction(op: str) -> Rule:
 
 
 def linear(c: Call) -> Value:
-    """x W^T + b."""
-    return c.emit("linear", c.with_bias(c["input"], c.fixed("weight")), c.shape)
+    """x W^T + b; weights without an axis of rows, which come without a bias, are one row."""
+    x, weight = c["input"], c.fixed("weight")
+    if len(weight.shape) == 2:
+        return c.emit("linear", c.with_bias(x, weight), c.shape)
+    row = c.reshape(weight, (1, *weight.shape))
+    return c.reshape(c.emit("linear", [x, row], (*c.shape, 1)), c.shape)
 
 
 def product(c: Call, x: Value, y: Value) -> Value:
