@@ -271,6 +271,20 @@ def test_leaving_out_what_is_zero_changes_nothing(method: str, net: str, monkeyp
             torch.testing.assert_close(other, one, rtol=0, atol=slack_of(one))
 
 
+def test_constants_other_than_zero_are_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where max(x, c) is surely c its lines have no slope, but a value."""
+    b = Builder(3)
+    floor = b.param(torch.tensor([-0.5, 2.5, 0.1, 3.0], dtype=torch.float64))
+    graph = b.graph(b.linear(b.op("at_least", b.linear(b.input(3), 4), floor), 2))
+    query = Query(graph, graph.values(torch.float64), {"x": region("box", (3,), size=0.3)}, spec_of(graph))
+    whole = Crown().bound(query)
+    below = next(whole.boxes[step.site.node.inputs[0]] for step in plan(graph, ("x",)).relaxed).upper
+    assert bool((below[:, [1, 3]] < 2.5).all()) and whole.stats.unstable.tolist() != [0, 0, 0]
+    monkeypatch.setattr(crown, "MANY", 1)
+    monkeypatch.setattr(crown, "FEW", 1.0)
+    torch.testing.assert_close(Crown().bound(query).lower, whole.lower, rtol=0, atol=1e-9)
+
+
 @each_net
 def test_where_intervals_are_exact_already_no_walk_is_needed(net: str) -> None:
     """A node called "one affine map" of the roots has the same box by intervals and by a walk."""
@@ -672,6 +686,21 @@ def test_rows_that_matter_no_more_end_the_optimisation() -> None:
     some = optimise(ctx, boxes, start, rows, free, 20, Rates(), wanted=lambda lower: only)
     torch.testing.assert_close((some.lower - first.lower)[only], gain[only])
     assert torch.equal(some.lower[~only], first.lower[~only])
+
+
+def test_groups_go_on_with_their_own_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups that go on when another one leaves read the neurons in use that are their own."""
+    ctx, boxes, rows, start = ready("mlp")
+    one, others = rows.take(torch.tensor([0])), torch.tensor([[False], [True], [True]])
+
+    def bounds() -> Tensor:
+        return optimise(ctx, boxes, start, one, {}, 6, Rates(), wanted=lambda lower: others, remember=False).lower
+
+    whole = bounds()
+    monkeypatch.setattr(crown, "MANY", 1)
+    monkeypatch.setattr(crown, "FEW", 1.0)
+    assert any(not torch.equal(live[0], live[2]) for live in crown.live_of(ctx, boxes, start, one).values())
+    torch.testing.assert_close(bounds(), whole, rtol=0, atol=1e-9)
 
 
 def test_what_is_kept_gives_the_bound() -> None:

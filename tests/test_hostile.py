@@ -57,11 +57,28 @@ def below(graph: Graph, region: Region, limit: list[float], row: list[float]) ->
 
 
 @each_method
-def test_an_end_that_overflows_proves_nothing(method: str) -> None:
-    """1 - relu(1e10 x) on [0, 1e300]: interval arithmetic gives inf - inf, which once counted as a dead neuron."""
+@pytest.mark.parametrize("ends", [(0, 1e300), (-1e300, 1e299)], ids=str)
+def test_an_end_that_overflows_proves_nothing(method: str, ends: tuple[float, float]) -> None:
+    """1 - relu(1e10 x): interval arithmetic gives inf - inf at one of the ends, which once made a dead neuron."""
     graph = graph_of(nn.Sequential(layer([[1e10]], [0]), nn.ReLU(), layer([[-1]], [1])), point(0))
-    found = float(lower(graph, Box(point(0), point(1e300)), method, [1]))
+    found = float(lower(graph, Box(point(ends[0]), point(ends[1])), method, [1]))
     assert not found > -1e300  # NaN included
+
+
+@each_method
+def test_an_end_that_overflows_below_does_not_turn_a_neuron_on(method: str) -> None:
+    """x - 1e-10 relu(1e10 x) is x below zero; where interval arithmetic gives inf - inf, always on it would be 0."""
+
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = layer([[1e10]], [0]), layer([[-1e-10]], [0])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(torch.relu(self.up(x)))
+
+    found = float(lower(graph_of(Skip(), point(0)), Box(point(-1e299), point(1e300)), method, [1]))
+    assert not found > -1e298  # NaN included
 
 
 def test_an_overflowing_network_is_not_proven() -> None:
