@@ -8,7 +8,7 @@ coefficient of z and +beta sign threshold to the constant.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -19,13 +19,17 @@ from surebound.graph.ir import Graph
 from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
 
+NARROW = 1e-6
+"""Boxes of at most this width do not set the unit of a multiplier."""
+
 
 @dataclass(frozen=True)
 class Splits:
     """Up to D splits for each of G groups.
 
     node [G, D] indexes `names`; index [G, D] is a flat position in that node's value; threshold [G, D];
-    sign [G, D] is +1, -1, or 0 for an empty place.
+    sign [G, D] is +1, -1, or 0 for an empty place. unit [G, D]: the multiplier that is called 1, None for 1;
+    with `per_width` multipliers are of one size whatever the scale of the values that are split.
     """
 
     names: tuple[str, ...]
@@ -33,6 +37,7 @@ class Splits:
     index: Tensor
     threshold: Tensor
     sign: Tensor
+    unit: Tensor | None = None
 
     @property
     def depth(self) -> int:
@@ -45,11 +50,23 @@ class Splits:
 
     def to(self, dtype: torch.dtype) -> Splits:
         """Thresholds and signs in another dtype."""
-        return Splits(self.names, self.node, self.index, self.threshold.to(dtype), self.sign.to(dtype))
+        return replace(self, threshold=self.threshold.to(dtype), sign=self.sign.to(dtype))
 
     def at(self, groups: Tensor) -> Splits:
         """The splits of some groups."""
-        return Splits(self.names, self.node[groups], self.index[groups], self.threshold[groups], self.sign[groups])
+        unit = None if self.unit is None else self.unit[groups]
+        taken = (part[groups] for part in (self.node, self.index, self.threshold, self.sign))
+        return Splits(self.names, *taken, unit)
+
+    def per_width(self, boxes: Mapping[str, Interval]) -> Splits:
+        """Multipliers in units of 1 / the width of the split value's box: what one unit can move a bound by is 1."""
+        unit = torch.ones_like(self.sign)
+        for k in self.present():
+            box = boxes[self.names[k]]
+            here = self.node == k
+            width = merged(box.upper - box.lower, 1).gather(1, torch.where(here, self.index, 0))
+            unit = torch.where(here & torch.isfinite(width) & (width > NARROW), 1 / width, unit)
+        return replace(self, unit=unit)
 
     def clamp(self, boxes: Mapping[str, Interval]) -> dict[str, Interval]:
         """The boxes cut by the splits; a box may become empty (lower > upper) for infeasible groups."""
@@ -74,7 +91,8 @@ class Splits:
         for k in self.present():
             shape = graph[self.names[k]].shape
             here = (self.node == k) & (self.sign != 0)
-            weight = beta * torch.where(here, self.sign, torch.zeros_like(self.sign)).unsqueeze(1)
+            sign = self.sign if self.unit is None else self.sign * self.unit
+            weight = beta * torch.where(here, sign, torch.zeros_like(sign)).unsqueeze(1)
             at = torch.where(here, self.index, 0).unsqueeze(1).expand(groups, rows, -1)
             zeros = torch.zeros(groups, rows, prod(shape), dtype=beta.dtype, device=beta.device)
             coefficients = zeros.scatter_add(2, at, -weight).reshape(groups, rows, *shape)

@@ -125,12 +125,14 @@ class NeuronEngine:
         case = problem.roots.within[root]
         splits = splits.to(dtype)
         region = cut_region(problem.roots.region.to(dtype).take(case), splits, problem.input)
-        boxes = without(splits, problem.input).clamp(take_boxes(self.boxes, case, dtype))
+        roots = take_boxes(self.boxes, case, dtype)
+        splits = without(splits, problem.input).per_width(roots)
+        boxes = splits.clamp(roots)
         ctx = problem.context(region, dtype)
         if self.refreshes:
             with torch.no_grad():
                 boxes = boxes_of(ctx, boxes, (BY_WALK,))
-        return Batch(ctx, boxes, without(splits, problem.input), root, case)
+        return Batch(ctx, boxes, splits, root, case)
 
     def run(self, batch: Batch, values: Values, steps: int, keep: bool = False) -> Optimised:
         """Bound the batch's conjunctions after optimising their values; proven ones need no more steps."""
