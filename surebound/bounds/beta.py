@@ -54,9 +54,8 @@ class Splits:
 
     def at(self, groups: Tensor) -> Splits:
         """The splits of some groups."""
-        unit = None if self.unit is None else self.unit[groups]
-        taken = (part[groups] for part in (self.node, self.index, self.threshold, self.sign))
-        return Splits(self.names, *taken, unit)
+        node, index, threshold, sign = (part[groups] for part in (self.node, self.index, self.threshold, self.sign))
+        return Splits(self.names, node, index, threshold, sign, None if self.unit is None else self.unit[groups])
 
     def per_width(self, boxes: Mapping[str, Interval]) -> Splits:
         """Multipliers in units of 1 / the width of the split value's box: what one unit can move a bound by is 1."""
