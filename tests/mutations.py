@@ -532,6 +532,13 @@ MUTATIONS = (
         SPLITS,
     ),
     Mutation(
+        "a split's unit keeps its sign to itself",
+        "bounds/beta.py",
+        "self.sign if self.unit is None else self.sign * self.unit",
+        "self.sign if self.unit is None else self.unit",
+        SPLITS,
+    ),
+    Mutation(
         "a split cuts the other half away",
         "bounds/beta.py",
         "low = torch.where(here & (self.sign > 0), self.threshold, -torch.inf)",

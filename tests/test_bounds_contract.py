@@ -603,7 +603,11 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
     ctx = context(query, Memory())
     rows = Dense(spec.expand(3, -1, -1))
     whole = boxes_of(ctx, {}, (BY_WALK,))
-    for boxes in (whole, refined(ctx, whole, splits)):
+    for splits, boxes in (
+        (splits, whole),
+        (splits, refined(ctx, whole, splits)),
+        (splits.per_width(whole), refined(ctx, whole, splits)),
+    ):
         free: dict[str, Tensor] = {}
         for size in (0.0, 0.1, 1.0, 10.0):
             beta = size * torch.rand(3, spec.shape[1], 4, dtype=torch.float64)
@@ -621,6 +625,20 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
 def refined(ctx: Context, boxes: Mapping[str, Interval], splits: Splits) -> dict[str, Interval]:
     """Boxes after the splits have cut them."""
     return boxes_of(ctx, {n: b for n, b in splits.clamp(boxes).items() if n in splits.names}, ())
+
+
+def test_multipliers_in_widths() -> None:
+    """One unit stands for 1 / width; boxes without a usable width keep the absolute unit."""
+    upper = torch.tensor([[4.0, 0.0, torch.inf], [0.5, 1.0, 2.0]])
+    box = Interval(torch.zeros(2, 3), upper)
+    index = torch.tensor([[0, 1, 2], [2, 0, 0]])
+    sign = torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, 0.0]])
+    splits = Splits(("a", "b"), torch.tensor([[0, 0, 0], [0, 1, 0]]), index, torch.zeros(2, 3), sign)
+    wide = splits.per_width({"a": box, "b": Interval(torch.zeros(2, 3), 10 * upper)})
+    assert wide.unit is not None
+    assert wide.unit[0].tolist() == [0.25, 1.0, 1.0]
+    assert wide.unit[1, :2].tolist() == pytest.approx([0.5, 0.2])
+    assert wide.at(torch.tensor([1])).unit is not None
 
 
 def test_splits_cut_the_boxes() -> None:
