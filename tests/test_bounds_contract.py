@@ -603,7 +603,7 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
     ctx = context(query, Memory())
     rows = Dense(spec.expand(3, -1, -1))
     whole = boxes_of(ctx, {}, (BY_WALK,))
-    for splits, boxes in (
+    for chosen, boxes in (
         (splits, whole),
         (splits, refined(ctx, whole, splits)),
         (splits.per_width(whole), refined(ctx, whole, splits)),
@@ -611,10 +611,10 @@ def test_splits_with_any_multipliers_are_sound(net: str, seed: int) -> None:
         free: dict[str, Tensor] = {}
         for size in (0.0, 0.1, 1.0, 10.0):
             beta = size * torch.rand(3, spec.shape[1], 4, dtype=torch.float64)
-            _, bound = Work.of(ctx, boxes, rows, free, splits, beta, None, False).walk(graph.output.name, frozenset())
+            _, bound = Work.of(ctx, boxes, rows, free, chosen, beta, None, False).walk(graph.output.name, frozenset())
             assert (least - bound).min() >= -slack_of(least)
         beta = torch.zeros(3, spec.shape[1], 4, dtype=torch.float64)
-        found = optimise(ctx, boxes, graph.output.name, rows, free, 12, Rates(), splits, beta)
+        found = optimise(ctx, boxes, graph.output.name, rows, free, 12, Rates(), chosen, beta)
         assert found.beta is not None and bool((found.beta >= 0).all())
         assert (least - found.lower).min() >= -slack_of(least)
         bare = optimise(ctx, boxes, graph.output.name, rows, free, 0, Rates())
