@@ -8,6 +8,7 @@ half that took them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,9 +37,14 @@ def positive(a: Tensor) -> Tensor:
     return a.sign().clamp_(min=0)
 
 
+def within(shape: Sequence[int], whole: Sequence[int]) -> bool:
+    """Does a tensor of `shape` broadcast to `whole`?"""
+    return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(whole), strict=False))
+
+
 def mixed(up: Tensor, of_up: Tensor, down: Tensor, of_down: Tensor) -> Tensor:
     """up of_up + down of_down, in the memory of the operand that has the result's shape."""
-    if up.shape == torch.broadcast_shapes(up.shape, of_up.shape, of_down.shape):
+    if within(of_up.shape, up.shape) and within(of_down.shape, up.shape):
         return up.mul_(of_up).addcmul_(down, of_down)
     return torch.addcmul(down * of_down, up, of_up)
 
