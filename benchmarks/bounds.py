@@ -8,6 +8,7 @@ Every line of the table is measured in two fresh processes, one per side, that t
 rise of the memory peak is reported, then `n` more, whose median time is. `x` is the peer's over ours.
 Methods: ibp; crown; kept (CROWN's boxes, then 20 alpha steps on the margins); optimised (20 steps, all
 boxes optimised too); search (20 steps on 256 sub-problems of one image with known boxes, one row each).
+With --pruned the peer forgets the alphas of layers whose boxes are kept, as its verifier does.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def ours(case: Case) -> Trial:
     return lambda: run
 
 
-def subproblems(folder: Path, path: Path, threads: int) -> Case:
+def subproblems(folder: Path, path: Path, threads: int, pruned: bool) -> Case:
     """Write sub-problems of one image: CROWN's boxes with 3 to 6 unstable neurons of changing layers split.
 
     The row is the margin with the least bound. Neurons and phases are random with a fixed seed. Both
@@ -112,6 +113,7 @@ def subproblems(folder: Path, path: Path, threads: int) -> Case:
         "batch": IMAGE + 1,
         "steps": STEPS,
         "threads": threads,
+        "pruned": pruned,
     }
     graph = prepare(load_onnx(case["onnx"]))
     query = asked(graph, case)
@@ -216,6 +218,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=METHODS, nargs="+", default=METHODS)
+    parser.add_argument("--pruned", action="store_true", help="the peer forgets alphas that nothing needs")
     parser.add_argument("--log", type=Path, help="append every line as JSON")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -237,16 +240,16 @@ def main() -> int:
             onnx, data = str(folder / f"{name}.onnx"), str(folder / f"{name}.npz")
             for batch in args.batch:
                 for method in (method for method in METHODS[:-1] if method in args.only):
-                    case = Case(onnx=onnx, data=data, method=method, batch=batch, steps=STEPS, threads=args.threads)
-                    cases.append((name, case))
+                    settings = {"steps": STEPS, "threads": args.threads, "pruned": args.pruned}
+                    cases.append((name, Case(onnx=onnx, data=data, method=method, batch=batch, **settings)))
         if "search" in args.only and SEARCHED in names:
-            cases.append((SEARCHED, subproblems(folder, Path(scratch) / "subproblems.npz", args.threads)))
+            cases.append((SEARCHED, subproblems(folder, Path(scratch) / "subproblems.npz", args.threads, args.pruned)))
         for name, case in cases:
             row = compare(case, args.repeats)
             print(line(name, case, row), flush=True)
             if args.log is not None:
                 with open(args.log, "a") as file:
-                    what = {key: case[key] for key in ("batch", "method", "steps", "threads")}
+                    what = {key: case[key] for key in ("batch", "method", "steps", "threads", "pruned")}
                     file.write(json.dumps({"network": name, **what, **row, "load": os.getloadavg()[0]}) + "\n")
     return 0
 

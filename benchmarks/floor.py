@@ -188,11 +188,13 @@ def main() -> int:
             for batch in args.batch:
                 for method in (method for method in METHODS[1:-1] if method in args.only):
                     onnx, data = str(folder / f"{name}.onnx"), str(folder / f"{name}.npz")
-                    case = Case(onnx=onnx, data=data, method=method, batch=batch, steps=STEPS, threads=args.threads)
-                    report(name, case, rates, args.repeats)
+                    settings = {"steps": STEPS, "threads": args.threads, "pruned": False}
+                    report(
+                        name, Case(onnx=onnx, data=data, method=method, batch=batch, **settings), rates, args.repeats
+                    )
         if "search" in args.only and SEARCHED in names:
             path = Path(scratch) / "subproblems.npz"
-            report(SEARCHED, subproblems(folder, path, args.threads), rates, args.repeats)
+            report(SEARCHED, subproblems(folder, path, args.threads, False), rates, args.repeats)
     return 0
 
 

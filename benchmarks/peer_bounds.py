@@ -31,6 +31,7 @@ Trial = Callable[[], Callable[[], Tensor]]
 class Case(TypedDict):
     """What is measured: `onnx` and `data` are paths, method is ibp, crown, kept, optimised or search.
 
+    pruned: does the peer forget the alphas of layers whose boxes are kept? Its verifier does, its own call does not.
     data: NAME.npz with images, boxes and labels; for search the sub-problems that `bounds.py` wrote:
     input box `xl`, `xu`, `row`, and boxes `low0`, `high0`, ... before each relaxed layer in order.
     """
@@ -41,6 +42,7 @@ class Case(TypedDict):
     batch: int
     steps: int
     threads: int
+    pruned: bool
 
 
 def margins(labels: np.ndarray, classes: int) -> Tensor:
@@ -167,7 +169,7 @@ class Peer:
             "lr_alpha": 0.1,
             "early_stop_patience": case["steps"] + 1,
             "fix_interm_bounds": self.method != "optimised",
-            "init_alpha": self.method == "optimised",
+            "init_alpha": self.method == "optimised" or (self.method == "kept" and not case["pruned"]),
         }
         self.net: Any = BoundedModule(
             net, torch.zeros_like(low[:1]), bound_opts={"conv_mode": "patches", "optimize_bound_args": options}
@@ -175,6 +177,7 @@ class Peer:
         self.net.eval()
         self.net.requires_grad_(False)
         self.x = BoundedTensor((low + high) / 2, PerturbationLpNorm(norm=float("inf"), x_L=low, x_U=high))
+        self.pruned = case["pruned"]
         self.known: dict[str, tuple[Tensor, Tensor]] | None = None
         if self.method == "search":
             before = [node.inputs[0] for node in self.net.nodes() if type(node).__name__ == "BoundRelu"]
@@ -191,10 +194,11 @@ class Peer:
         return self.net.compute_bounds((self.x,), C=self.rows, method=method, bound_upper=False, interm_bounds=known)[0]
 
     def start(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Set the last layer's alphas to CROWN's choice; boxes before the relaxed layers (by CROWN if not known)."""
+        """Set alphas to CROWN's choice; boxes before the relaxed layers (by CROWN if not known)."""
         boxes = self.net.init_alpha((self.x,), c=self.rows, bound_upper=False, interm_bounds=self.known)[2]
-        for node in self.net.get_enabled_opt_act():
-            node.drop_unused_alpha([self.net.final_name])
+        if self.pruned:
+            for node in self.net.get_enabled_opt_act():
+                node.drop_unused_alpha([self.net.final_name])
         return boxes
 
     def trial(self) -> Callable[[], Tensor]:
@@ -202,9 +206,9 @@ class Peer:
         if self.method == "search":
             self.start()
             return lambda: self.bound("CROWN-optimized", self.known)
-        if self.method == "kept":
+        if self.method == "kept" and self.pruned:
             return lambda: self.bound("CROWN-optimized", self.start())
-        if self.method == "optimised":
+        if self.method in ("kept", "optimised"):
             return lambda: self.bound("CROWN-optimized")
         return torch.no_grad()(lambda: self.bound({"ibp": "IBP", "crown": "CROWN"}[self.method]))
 
