@@ -194,8 +194,10 @@ class Peer:
         return self.net.compute_bounds((self.x,), C=self.rows, method=method, bound_upper=False, interm_bounds=known)[0]
 
     def start(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Set alphas to CROWN's choice; boxes before the relaxed layers (by CROWN if not known)."""
-        boxes = self.net.init_alpha((self.x,), c=self.rows, bound_upper=False, interm_bounds=self.known)[2]
+        """Set alphas to CROWN's choice, pruned only for rows over the output; boxes before the relaxed layers (by CROWN if not known)."""
+        boxes = self.net.init_alpha(
+            (self.x,), c=self.rows, bound_upper=False, interm_bounds=self.known if self.pruned else None
+        )[2]
         if self.pruned:
             for node in self.net.get_enabled_opt_act():
                 node.drop_unused_alpha([self.net.final_name])
