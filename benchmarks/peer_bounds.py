@@ -169,7 +169,7 @@ class Peer:
             "lr_alpha": 0.1,
             "early_stop_patience": case["steps"] + 1,
             "fix_interm_bounds": self.method != "optimised",
-            "init_alpha": self.method == "optimised" or (self.method == "kept" and not case["pruned"]),
+            "init_alpha": self.method == "optimised",
         }
         self.net: Any = BoundedModule(
             net, torch.zeros_like(low[:1]), bound_opts={"conv_mode": "patches", "optimize_bound_args": options}
@@ -194,7 +194,10 @@ class Peer:
         return self.net.compute_bounds((self.x,), C=self.rows, method=method, bound_upper=False, interm_bounds=known)[0]
 
     def start(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Set alphas to CROWN's choice, pruned only for rows over the output; boxes before the relaxed layers (by CROWN if not known)."""
+        """Set alphas to CROWN's choice, if pruned only for rows over the output.
+
+        Returns boxes before the relaxed layers, by CROWN if not known.
+        """
         boxes = self.net.init_alpha(
             (self.x,), c=self.rows, bound_upper=False, interm_bounds=self.known if self.pruned else None
         )[2]
@@ -208,9 +211,9 @@ class Peer:
         if self.method == "search":
             self.start()
             return lambda: self.bound("CROWN-optimized", self.known)
-        if self.method == "kept" and self.pruned:
+        if self.method == "kept":
             return lambda: self.bound("CROWN-optimized", self.start())
-        if self.method in ("kept", "optimised"):
+        if self.method == "optimised":
             return lambda: self.bound("CROWN-optimized")
         return torch.no_grad()(lambda: self.bound({"ibp": "IBP", "crown": "CROWN"}[self.method]))
 
