@@ -6,6 +6,7 @@ Reads NAME.onnx and NAME.npz from SUREBOUND_REFERENCE. PEER_PYTHON names an inte
 auto_LiRPA (PEER_PATH becomes its PYTHONPATH); without it only our side is measured.
 Every line of the table is measured in two fresh processes, one per side, that take turns: a first run, whose
 rise of the memory peak is reported, then `n` more, whose median time is. `x` is the peer's over ours.
+`floor` is what the arithmetic and the memory traffic of our walks cost at the machine's rates (floor.py).
 Methods: ibp; crown; kept (CROWN's boxes, then 20 alpha steps on the margins); optimised (20 steps, all
 boxes optimised too); search (20 steps on 256 sub-problems of one image with known boxes, one row each).
 With --pruned the peer forgets the alphas of layers whose boxes are kept, as its verifier does.
@@ -206,7 +207,8 @@ def line(name: str, case: Case, row: dict[str, Any]) -> str:
     words = (
         f"{name:20} {case['batch']:5} {case['method']:9} {us['ms']:10.2f} {peer['ms']:10.2f} "
         f"{peer['ms'] / us['ms']:7.2f} {us['mean']:13.5f} {peer['mean']:13.5f} "
-        f"{us['mb']:8.1f} {peer['mb']:8.1f} {peer['mb'] / max(us['mb'], 0.1):7.2f} {row['n']:3}"
+        f"{us['mb']:8.1f} {peer['mb']:8.1f} {peer['mb'] / max(us['mb'], 0.1):7.2f} {row['n']:3} "
+        f"{row['floor']:9.2f} {us['ms'] / row['floor']:8.1f}"
     )
     return words.replace("nan", "  -")
 
@@ -229,10 +231,18 @@ def main() -> int:
         parser.error("set SUREBOUND_REFERENCE to a folder of NAME.onnx and NAME.npz")
     folder = Path(os.environ["SUREBOUND_REFERENCE"])
     names = args.networks or sorted(path.stem for path in folder.glob("*.npz"))
-    print(f"{args.threads} threads, load {os.getloadavg()[0]:.2f}")
+    from floor import least, machine  # which reads this file
+
+    torch.set_num_threads(args.threads)
+    rates = machine()
+    print(
+        f"{args.threads} threads, load {os.getloadavg()[0]:.2f}, {rates[0] / 1e9:.1f} G multiply-adds/s, "
+        f"{rates[1] / 1e9:.1f} GB/s copied"
+    )
     print(
         f"{'network':20} {'batch':>5} {'method':9} {'ours ms':>10} {'peer ms':>10} {'x':>7} "
-        f"{'ours mean':>13} {'peer mean':>13} {'ours MB':>8} {'peer MB':>8} {'x':>7} {'n':>3}"
+        f"{'ours mean':>13} {'peer mean':>13} {'ours MB':>8} {'peer MB':>8} {'x':>7} {'n':>3} "
+        f"{'floor ms':>9} {'/floor':>8}"
     )
     with TemporaryDirectory() as scratch:
         cases: list[tuple[str, Case]] = []
@@ -245,7 +255,7 @@ def main() -> int:
         if "search" in args.only and SEARCHED in names:
             cases.append((SEARCHED, subproblems(folder, Path(scratch) / "subproblems.npz", args.threads, args.pruned)))
         for name, case in cases:
-            row = compare(case, args.repeats)
+            row = {**compare(case, args.repeats), "floor": least(case, rates)}
             print(line(name, case, row), flush=True)
             if args.log is not None:
                 with open(args.log, "a") as file:

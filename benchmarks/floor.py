@@ -150,6 +150,13 @@ def floor(query: Query, method: str, dense: bool) -> tuple[int, Cost]:
     return sum(rows.values()) + asked_rows, before * times[0] + last * times[1]
 
 
+def least(case: Case, rates: tuple[float, float]) -> float:
+    """The floor of a case in milliseconds, on the rows' supports; NaN for interval arithmetic, which walks nothing."""
+    if case["method"] == "ibp":
+        return float("nan")
+    return floor(asked(prepare(load_onnx(case["onnx"])), case), case["method"], False)[1].ms(rates)
+
+
 def report(name: str, case: Case, rates: tuple[float, float], repeats: int) -> None:
     """Print one line: what the walks cost at least and what they took."""
     query = asked(prepare(load_onnx(case["onnx"])), case)
