@@ -101,6 +101,38 @@ def bounds(
 
 @app.command()
 @with_common
+def sweep(
+    instances: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INSTANCES",
+            help="CSV file with a line onnx,vnnlib,timeout per instance; no header, paths relative to the file.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder for results.csv and witnesses.", show_default=False)
+    ],
+    jobs: Annotated[int, typer.Option(metavar="N", help="Worker processes; they share the CPU's cores.")] = 1,
+    attack: Annotated[Literal["pgd", "none"], typer.Option(help="How to look for counterexamples.")] = "pgd",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue in DIR: run what has no row, and what ended in an error.")
+    ] = False,
+    *,
+    common: Common,
+) -> None:
+    """Decide every instance of a list, and write one row per job to DIR/results.csv as each ends.
+
+    A job is known by its contents and options. --timeout replaces the timeouts in INSTANCES,
+    --threads counts the threads of each worker. Exit code 1: some row is an error.
+    """
+    from surebound.cli.sweep import Job, run
+
+    raise typer.Exit(run(Job(instances, out, jobs, attack, resume, common)))
+
+
+@app.command()
+@with_common
 def info(model: Model, *, common: Common) -> None:
     """Describe MODEL: its inputs and outputs, its ops and how each is bounded, its parameters and neurons."""
     from surebound.cli.info import Job, run
