@@ -55,7 +55,7 @@ class LocalPool:
         try:
             while queue.left or any(worker.job for worker in crew):
                 for worker in crew:
-                    if worker.ready and worker.job is None:
+                    if worker.alive and worker.ready and worker.job is None:
                         worker.give(queue.take(worker.network, {other.network for other in crew}))
                 crew = [worker for worker in crew if worker.alive]
                 busy = sum(worker.job is not None for worker in crew)
@@ -168,9 +168,7 @@ class Worker:
             reason = f"{too_late(job)}; its worker did not answer and was stopped"
             return Result(job.key, "timeout", reason, spent, spent, self.started_at)
         error = f"the worker process ended {how(code)} while it was on this job"
-        return Result(
-            job.key, "error", error, spent, spent, self.started_at, error_type="WorkerDied", error=error
-        )  # fmt: skip
+        return Result(job.key, "error", error, spent, spent, self.started_at, error_type="WorkerDied", error=error)
 
     def end(self) -> None:
         """Kill it; nothing that it holds needs saving."""
