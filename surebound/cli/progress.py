@@ -40,16 +40,17 @@ def counted(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     columns = (
         MofNCompleteColumn(),
-        BarColumn(),
+        BarColumn(bar_width=20),
         TimeElapsedColumn(),
         TextColumn("elapsed,"),
         TimeRemainingColumn(),
         TextColumn("left"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600, expand=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda message: bar.update(task, advance=1, description=message)
