@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from surebound.bounds.alpha import AlphaCrown
     from surebound.bounds.crown import Crown, Ibp
     from surebound.bounds.query import Bounds, Query
+    from surebound.data.readers import load_dataset
     from surebound.errors import (
         DataError,
         InvalidGraph,
@@ -48,6 +49,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "surebound.bounds.alpha": ("AlphaCrown",),
         "surebound.bounds.crown": ("Crown", "Ibp"),
         "surebound.bounds.query": ("Bounds", "Query"),
+        "surebound.data.readers": ("load_dataset",),
         "surebound.errors": (
             "DataError",
             "InvalidGraph",
@@ -101,6 +103,7 @@ __all__ = [
     "VerifyConfig",
     "Witness",
     "evaluate",
+    "load_dataset",
     "load_onnx",
     "load_vnnlib",
     "prepare",
