@@ -31,10 +31,11 @@ if TYPE_CHECKING:
         UnsupportedOp,
         UsageError,
     )
-    from surebound.graph.ir import Graph, evaluate
+    from surebound.graph.ir import Graph
     from surebound.graph.onnx_import import load_onnx
     from surebound.graph.prepare import prepare
     from surebound.graph.torch_export import trace
+    from surebound.measures.verified import EvaluateConfig, evaluate
     from surebound.properties import Property, robust
     from surebound.regions import Box, LpBall
     from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
@@ -62,10 +63,11 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "UnsupportedOp",
             "UsageError",
         ),
-        "surebound.graph.ir": ("Graph", "evaluate"),
+        "surebound.graph.ir": ("Graph",),
         "surebound.graph.onnx_import": ("load_onnx",),
         "surebound.graph.prepare": ("prepare",),
         "surebound.graph.torch_export": ("trace",),
+        "surebound.measures.verified": ("EvaluateConfig", "evaluate"),
         "surebound.properties": ("Property", "robust"),
         "surebound.regions": ("Box", "LpBall"),
         "surebound.search.verdict": ("Falsified", "Outcome", "Unknown", "Verified"),
@@ -82,6 +84,7 @@ __all__ = [
     "Box",
     "Crown",
     "DataError",
+    "EvaluateConfig",
     "Falsified",
     "Graph",
     "Ibp",

@@ -101,6 +101,42 @@ def bounds(
 
 @app.command()
 @with_common
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="ONNX file, run folder, or package.module:factory.", show_default=False),
+    ],
+    data: Annotated[str, typer.Option(metavar="NAME", help="The data set, such as mnist, cifar10 or digits.")],
+    eps: Annotated[str, typer.Option(metavar="E", help="Radius in units of pixels in [0, 1]; 8/255 will do.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where rows.csv and summary.json are written.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="D", help="The folder of the data.", show_default="SUREBOUND_DATA")
+    ] = None,
+    norm: Annotated[str, typer.Option(metavar="P", help="inf, 2 or 1.")] = "inf",
+    n: Annotated[int | None, typer.Option("--n", metavar="N", help="Only the first N images.")] = None,
+    indices: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Only these images: numbers by line or JSON; FILE:KEY for a list."),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(metavar="LIST", help="What is tried, from cheap to dear.")
+    ] = "clean,pgd,ibp,crown,alpha-crown,complete",
+    pool: Annotated[int | None, typer.Option(metavar="N", help="Images decided together.", show_default="all")] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of a factory's network.")] = None,
+    *,
+    common: Common,
+) -> None:
+    """Verified accuracy: for how many test images is MODEL's answer right within distance E of the image?
+
+    Goes on where an earlier run with the same settings stopped. --timeout is charged seconds per image.
+    """
+    from surebound.cli.evaluate import Job, run
+
+    raise typer.Exit(run(Job(model, weights, data, data_dir, eps, norm, n, indices, methods, pool, out, common)))
+
+
+@app.command()
+@with_common
 def sweep(
     instances: Annotated[
         Path,
