@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from surebound.bounds.alpha import AlphaCrown
     from surebound.bounds.crown import Crown, Ibp
     from surebound.bounds.query import Bounds, Query
+    from surebound.data.readers import load_dataset
     from surebound.errors import (
         DataError,
         InvalidGraph,
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
         UnsupportedOp,
         UsageError,
     )
-    from surebound.graph.ir import Graph, evaluate
+    from surebound.graph.ir import Graph
     from surebound.graph.onnx_import import load_onnx
     from surebound.graph.prepare import prepare
     from surebound.graph.torch_export import trace
+    from surebound.measures.verified import EvaluateConfig, evaluate
     from surebound.properties import Property, robust
     from surebound.regions import Box, LpBall
     from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
@@ -48,6 +50,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "surebound.bounds.alpha": ("AlphaCrown",),
         "surebound.bounds.crown": ("Crown", "Ibp"),
         "surebound.bounds.query": ("Bounds", "Query"),
+        "surebound.data.readers": ("load_dataset",),
         "surebound.errors": (
             "DataError",
             "InvalidGraph",
@@ -60,10 +63,11 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "UnsupportedOp",
             "UsageError",
         ),
-        "surebound.graph.ir": ("Graph", "evaluate"),
+        "surebound.graph.ir": ("Graph",),
         "surebound.graph.onnx_import": ("load_onnx",),
         "surebound.graph.prepare": ("prepare",),
         "surebound.graph.torch_export": ("trace",),
+        "surebound.measures.verified": ("EvaluateConfig", "evaluate"),
         "surebound.properties": ("Property", "robust"),
         "surebound.regions": ("Box", "LpBall"),
         "surebound.search.verdict": ("Falsified", "Outcome", "Unknown", "Verified"),
@@ -80,6 +84,7 @@ __all__ = [
     "Box",
     "Crown",
     "DataError",
+    "EvaluateConfig",
     "Falsified",
     "Graph",
     "Ibp",
@@ -101,6 +106,7 @@ __all__ = [
     "VerifyConfig",
     "Witness",
     "evaluate",
+    "load_dataset",
     "load_onnx",
     "load_vnnlib",
     "prepare",

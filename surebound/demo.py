@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from surebound.attacks.adversarial import Pgd
+from surebound.attacks.pgd import Descent
 from surebound.bounds.crown import Crown
 from surebound.data.dataset import Dataset, Part
 from surebound.data.digits import load_digits
@@ -23,7 +24,7 @@ from surebound.graph.ir import Graph
 from surebound.graph.onnx_import import load_onnx
 from surebound.graph.torch_export import trace
 from surebound.measures.accuracy import clean_accuracy, pgd_accuracy
-from surebound.measures.verified import Judged, judge, shares
+from surebound.measures.verified import EvaluateConfig, Judged, evaluate, shares
 from surebound.properties import Property, robust
 from surebound.reports.demo_page import (
     ImageReport,
@@ -37,7 +38,7 @@ from surebound.reports.demo_page import (
 from surebound.reports.table import Table
 from surebound.runs import Recipe, RunFolder
 from surebound.search.verdict import Verified
-from surebound.search.verify import Progress, VerifyConfig, verify
+from surebound.search.verify import VerifyConfig, verify
 from surebound.sparsify.criteria.instability import activations, instability, unstable
 from surebound.sparsify.criteria.significance import gradient_significance
 from surebound.sparsify.graft import graft, grafting_groups, prune_neurons
@@ -136,13 +137,15 @@ class Stage:
         return Recipe("surebound.nets.small:digits_cnn", arguments)
 
     @property
-    def verification(self) -> VerifyConfig:
-        """How images are decided that the attack left open: proofs only."""
-        return VerifyConfig(timeout=self.config.timeout, seed=self.seed, attack="none")
+    def evaluation(self) -> EvaluateConfig:
+        """How images are decided: an attack, then the search for a proof."""
+        search = VerifyConfig(timeout=self.config.timeout, seed=self.seed, attack="none")
+        descent = Descent(self.config.attack_steps, restarts=self.config.attack_restarts)
+        return EvaluateConfig(("clean", "pgd", "complete"), descent=descent, search=search)
 
     @property
     def attack(self) -> Pgd:
-        """The attack that comes first."""
+        """The attack whose accuracy is reported."""
         return Pgd(self.config.attack_steps, self.config.attack_restarts, seed=self.seed)
 
 
@@ -251,12 +254,13 @@ def save(stage: Stage, name: str, network: nn.Module) -> Graph:
 
 def decide(stage: Stage, name: str, graph: Graph) -> list[Judged]:
     """Proof, counterexample or neither for each test image."""
-    stage.say(f"verifying the {name} network")
-
-    def report(at: Progress) -> None:
-        stage.say(f"verifying the {name} network: {at.done} of {at.total} images decided, {at.nodes:,} sub-problems")
-
-    judged = judge(graph, stage.images, stage.config.eps, stage.verification, stage.attack, report)
+    judged = evaluate(
+        graph,
+        stage.images,
+        stage.config.eps,
+        config=stage.evaluation,
+        show=lambda words: stage.say(f"verifying the {name} network: {words}"),
+    )
     for item in judged:
         stage.folder.add_metrics(
             kind="image",

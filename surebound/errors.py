@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+INTERRUPTED = 130
+"""The exit code of an interrupted command."""
+
 
 class SureboundError(Exception):
     """Base of every expected error; the command line prints the message and exits with `exit_code`."""
@@ -73,3 +78,30 @@ class OutOfMemory(SureboundError):
 
     exit_code = 0
     verdict = "memory"
+
+
+class NotYet(SureboundError):
+    """Something that an interface has room for and this version cannot do."""
+
+    exit_code = 3
+    verdict = "unsupported"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a run early: the verdict to report, the reason in words, the exit code."""
+
+    verdict: str
+    reason: str
+    exit_code: int
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The failure that an exception means; anything unexpected is an internal error."""
+    if isinstance(error, SureboundError):
+        return Failure(error.verdict, str(error), error.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("unknown", "interrupted", INTERRUPTED)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Failure("memory", f"out of memory: {error}", 0)
+    return Failure("error", f"internal error: {type(error).__name__}: {error}", 1)

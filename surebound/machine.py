@@ -78,6 +78,23 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextmanager
+def ending_interrupts() -> Iterator[None]:
+    """Inside the block SIGTERM does what Ctrl-C does: it raises KeyboardInterrupt.
+
+    For the main thread of a POSIX system.
+    """
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
 def time_limit(seconds: float | None, what: str) -> Iterator[None]:
     """Raise TimeLimit inside the block once `seconds` are over, if there is a limit.
 

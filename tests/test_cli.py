@@ -273,7 +273,7 @@ def test_help_and_version() -> None:
     for word in ("verify", "bounds", "info", "demo", "--install-completion", "130"):
         assert word in result.stdout
     assert run("--version").stdout == f"surebound {surebound.__version__}\n"
-    for command in ("verify", "bounds", "info", "demo"):
+    for command in ("verify", "bounds", "sweep", "info", "demo"):
         shown = run(command, "--help")
         assert shown.exit_code == 0
         for option in ("device", "dtype", "threads", "memory", "seed", "timeout", "json", "quiet"):

@@ -18,7 +18,7 @@ from surebound.demo import DemoConfig, DemoSummary, run_demo, telling
 from surebound.errors import SpecError, UsageError
 from surebound.graph.onnx_import import load_onnx
 from surebound.graph.torch_export import trace
-from surebound.measures.verified import Judged, judge, shares
+from surebound.measures.verified import EvaluateConfig, Judged, evaluate, shares
 from surebound.nets.small import digits_cnn
 from surebound.properties import Case, Disjunct, Property, robust
 from surebound.regions import Box
@@ -81,7 +81,8 @@ def test_what_the_plain_form_cannot_say_is_refused() -> None:
 
 def test_judged_images_agree_with_the_network_and_with_crown() -> None:
     network, part, eps = digits_cnn(0, (2, 3), 5).eval(), load_digits(0).test.first(12), 0.002
-    found = judge(trace(network, part.images), part, eps, VerifyConfig(timeout=5))
+    config = EvaluateConfig(search=VerifyConfig(timeout=5))
+    found = evaluate(trace(network, part.images), part, eps, config=config)
     answers = network(part.images).argmax(1)
     assert [item.index for item in found] == part.indices.tolist()
     assert [item.prediction for item in found] == answers.tolist()

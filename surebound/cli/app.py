@@ -101,6 +101,74 @@ def bounds(
 
 @app.command()
 @with_common
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="ONNX file, run folder, or package.module:factory.", show_default=False),
+    ],
+    data: Annotated[str, typer.Option(metavar="NAME", help="The data set, such as mnist, cifar10 or digits.")],
+    eps: Annotated[str, typer.Option(metavar="E", help="Radius in units of pixels in [0, 1]; 8/255 will do.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where rows.csv and summary.json are written.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="D", help="The folder of the data.", show_default="SUREBOUND_DATA")
+    ] = None,
+    norm: Annotated[str, typer.Option(metavar="P", help="inf, 2 or 1.")] = "inf",
+    n: Annotated[int | None, typer.Option("--n", metavar="N", help="Only the first N images.")] = None,
+    indices: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Only these images: numbers by line or JSON; FILE:KEY for a list."),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(metavar="LIST", help="What is tried, from cheap to dear.")
+    ] = "clean,pgd,ibp,crown,alpha-crown,complete",
+    pool: Annotated[int | None, typer.Option(metavar="N", help="Images decided together.", show_default="all")] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of a factory's network.")] = None,
+    *,
+    common: Common,
+) -> None:
+    """Verified accuracy: for how many test images is MODEL's answer right within distance E of the image?
+
+    Goes on where an earlier run with the same settings stopped. --timeout is charged seconds per image.
+    """
+    from surebound.cli.evaluate import Job, run
+
+    raise typer.Exit(run(Job(model, weights, data, data_dir, eps, norm, n, indices, methods, pool, out, common)))
+
+
+@app.command()
+@with_common
+def sweep(
+    instances: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INSTANCES",
+            help="CSV file with a line onnx,vnnlib,timeout per instance; no header, paths relative to the file.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder for results.csv and witnesses.", show_default=False)
+    ],
+    jobs: Annotated[int, typer.Option(metavar="N", help="Worker processes; they share the CPU's cores.")] = 1,
+    attack: Annotated[Literal["pgd", "none"], typer.Option(help="How to look for counterexamples.")] = "pgd",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue in DIR: run what has no row, and what ended in an error.")
+    ] = False,
+    *,
+    common: Common,
+) -> None:
+    """Decide every instance of a list, and write one row per job to DIR/results.csv as each ends.
+
+    A job is known by its contents and options. --timeout replaces the timeouts in INSTANCES,
+    --threads counts the threads of each worker. Exit code 1: some row is an error.
+    """
+    from surebound.cli.sweep import Job, run
+
+    raise typer.Exit(run(Job(instances, out, jobs, attack, resume, common)))
+
+
+@app.command()
+@with_common
 def info(model: Model, *, common: Common) -> None:
     """Describe MODEL: its inputs and outputs, its ops and how each is bounded, its parameters and neurons."""
     from surebound.cli.info import Job, run

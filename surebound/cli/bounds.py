@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surebound.cli.options import Common, Machine
-from surebound.cli.output import SCHEMA, NotYet, emit, explain, to_json
+from surebound.cli.output import SCHEMA, emit, explain, to_json
 from surebound.cli.progress import progress
-from surebound.errors import UsageError
+from surebound.errors import NotYet, UsageError
 from surebound.machine import peak_memory, time_limit
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from surebound.cli.options import Common
-from surebound.cli.output import SCHEMA, NotYet, emit, explain, say, to_json
+from surebound.cli.output import SCHEMA, emit, explain, say, to_json
 from surebound.cli.progress import progress
+from surebound.errors import NotYet
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,88 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import sys
 from pathlib import Path
 
-from surebound.cli.output import NotYet
-from surebound.errors import SpecError
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from surebound.errors import ModelError
 from surebound.graph.ir import Graph
-from surebound.graph.onnx_import import load_onnx
-from surebound.properties import Property, check_fits
-from surebound.vnnlib import load_vnnlib
+from surebound.graph.torch_export import trace
+from surebound.instance import load_network, load_property
+from surebound.properties import Property
+from surebound.runs import load_network as load_run
 
 
 def load(model: Path, spec: Path) -> tuple[Graph, Property]:
-    """The network and the property, which fit each other.
+    """The network and the property, which fit each other; raises what `surebound.instance` does."""
+    graph = load_network(model)
+    return graph, load_property(spec, graph)
 
-    Raises ModelError, SpecError, UnsupportedOp, and NotYet for a network with several inputs or outputs.
+
+def load_model(model: str, weights: Path | None, example: Tensor) -> tuple[Graph, str]:
+    """The graph of an ONNX file, a run folder or `package.module:factory`, and the sha256 of what it was read from.
+
+    weights: the tensors of a factory's network, safetensors or a torch file of tensors alone. example: one input, for
+    tracing. Raises ModelError for what cannot be read or built.
     """
-    graph = load_onnx(model)
-    counts = len(graph.inputs), len(graph.outputs)
-    if counts != (1, 1):
-        raise NotYet(
-            f"{model} has {counts[0]} inputs ({', '.join(graph.inputs)}) and {counts[1]} outputs "
-            f"({', '.join(graph.outputs)}); properties of networks with one of each are supported"
-        )
-    prop = load_vnnlib(spec, graph.input.shape)
+    path = Path(model)
+    if path.is_dir():
+        return trace(load_run(path), example), sha256(path / "model.safetensors")
+    module, colon, name = model.partition(":")
+    if not colon or path.exists():
+        if weights is not None:
+            raise ModelError("--weights goes with a factory; an ONNX file and a run folder have their own")
+        return load_network(path), sha256(path)
+    if weights is None:
+        raise ModelError(f"{model} builds a network without its weights; give their file with --weights")
+    network = built(module, name)
     try:
-        check_fits(prop, graph.input.numel, graph.output.numel)
-    except SpecError as error:
-        raise SpecError(str(error), str(spec)) from None
-    return graph, prop
+        network.load_state_dict(tensors(weights))
+    except RuntimeError as error:
+        raise ModelError(f"{weights} does not fit the network of {model}: {error}") from None
+    return trace(network.eval(), example), sha256(weights)
+
+
+def built(module: str, name: str) -> nn.Module:
+    """A network from a factory that takes no arguments; modules are looked for here too."""
+    sys.path.insert(0, "")
+    try:
+        network = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ModelError(f"cannot build a network with {module}:{name}: {error}") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{module}:{name} returns a {type(network).__name__}, not a torch module")
+    return network
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name of a safetensors or torch file; nothing else in it is read."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        raise ModelError(f"the weights in {path} cannot be read: {error}") from None
+    except Exception as error:  # the unpickler's own error has no public class
+        raise ModelError(f"{path} holds more than tensors and is not read: {error}") from None
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ModelError(f"{path} holds no tensors by name; save the network's state_dict()")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Of a file; ModelError when it cannot be read. A name without .gz stands for the gzipped file too."""
+    there = path if path.exists() else path.with_name(path.name + ".gz")
+    try:
+        return hashlib.sha256(there.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None

@@ -39,7 +39,10 @@ class Common:
     timeout: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", help="More than 0.", show_default="verify 60, demo 1 per image", rich_help_panel=PANEL
+            metavar="SECONDS",
+            help="More than 0.",
+            show_default="verify 60, demo 1 per image, sweep as listed",
+            rich_help_panel=PANEL,
         ),
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=PANEL)] = False

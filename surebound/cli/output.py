@@ -15,37 +15,9 @@ from typing import Any
 
 import typer
 
-from surebound.errors import SureboundError, UsageError
+from surebound.errors import Failure, SureboundError, UsageError, failure_of
 
 SCHEMA = 1
-INTERRUPTED = 130
-
-
-class NotYet(SureboundError):
-    """Something that a command's interface has room for and this version cannot do."""
-
-    exit_code = 3
-    verdict = "unsupported"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What ended a command early: the verdict to print, the reason in words, the exit code."""
-
-    verdict: str
-    reason: str
-    exit_code: int
-
-
-def failure_of(error: BaseException) -> Failure:
-    """The failure that an exception means; anything unexpected is an internal error."""
-    if isinstance(error, SureboundError):
-        return Failure(error.verdict, str(error), error.exit_code)
-    if isinstance(error, KeyboardInterrupt):
-        return Failure("unknown", "interrupted", INTERRUPTED)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Failure("memory", f"out of memory: {error}", 0)
-    return Failure("error", f"internal error: {type(error).__name__}: {error}", 1)
 
 
 def explain(error: BaseException) -> Failure:

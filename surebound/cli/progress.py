@@ -20,3 +20,37 @@ def progress(what: str, quiet: bool) -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status(what) as status:
         yield lambda message: status.update(message)
+
+
+@contextmanager
+def counted(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A bar with the time that is left; the yielded function counts one more of `total` and says something about it.
+
+    Nothing is shown when `quiet` or when stderr is not a terminal.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda message: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    columns = (
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+    )
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600, expand=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda message: bar.update(task, advance=1, description=message)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surebound.cli.options import Common, Machine
-from surebound.cli.output import SCHEMA, NotYet, ResultsFile, emit, explain, to_json
+from surebound.cli.output import SCHEMA, ResultsFile, emit, explain, to_json
 from surebound.cli.progress import progress
-from surebound.errors import InvalidGraph
+from surebound.errors import InvalidGraph, NotYet
 
 if TYPE_CHECKING:
     from surebound.graph.ir import Graph
@@ -139,13 +139,12 @@ def evidence(verdict: Verdict) -> Answer:
     from surebound.witness import format_witness
 
     if isinstance(verdict, Verified):
-        reason = "every sub-problem is bounded above zero in float64"
-        return Answer(verdict.name, reason, margin=verdict.margin, recheck="float64")
+        return Answer(verdict.name, verdict.reason, margin=verdict.margin, recheck="float64")
     if isinstance(verdict, Falsified):
         witness = verdict.witness
         return Answer(
             verdict.name,
-            "the network itself confirms the counterexample",
+            verdict.reason,
             witness=entries(witness),
             witness_text=format_witness(witness),
         )

@@ -1,33 +1,76 @@
-"""Verified accuracy: for how many images is it proven that no allowed change alters the right answer?"""
+"""Verified accuracy: for how many images is it proven that no allowed change alters the right answer?
+
+Methods from cheap to dear, each on the images that those before it left open: the network's answers, an
+attack, interval arithmetic, CROWN, alpha-CROWN, and the complete search, in which all images share one pool.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from surebound.attacks.adversarial import Pgd
+from surebound.attacks.pgd import Descent, pgd
+from surebound.bounds.alpha import AlphaCrown
+from surebound.bounds.crown import Crown, Ibp
+from surebound.bounds.memory import Memory, pieces
+from surebound.bounds.query import Method, Query
 from surebound.data.dataset import Part
-from surebound.errors import DataError
-from surebound.graph.ir import Graph, evaluate
+from surebound.errors import DataError, OutOfMemory, UsageError
+from surebound.graph.ir import Graph
+from surebound.graph.ir import evaluate as values_of
+from surebound.graph.prepare import prepare
 from surebound.properties import Property, robust
-from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
-from surebound.search.verify import Progress, VerifyConfig, verify
+from surebound.regions import Region
+from surebound.search.engine import confirmed
+from surebound.search.roots import Roots, roots_of
+from surebound.search.verdict import Falsified, Outcome, Unknown, Verdict, Verified
+from surebound.search.verify import NEAR, Progress, VerifyConfig, verify
 from surebound.witness import replay
 
-Status = Literal["wrong", "falsified", "verified", "unknown"]
+Status = Literal["wrong", "falsified", "verified", "unknown", "error"]
+
+AT_ONCE = 64
+"""Images bounded or attacked in one pass."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How to evaluate.
+
+    methods: which of `METHODS` to use; they run in that order. pool: images per search, None for all.
+    descent: the attack on every image that is classified rightly. steps: of alpha-CROWN. search: of the
+    complete method; its timeout is what an image may be charged altogether.
+    """
+
+    methods: tuple[str, ...] = ("clean", "pgd", "ibp", "crown", "alpha-crown", "complete")
+    pool: int | None = None
+    descent: Descent = field(default_factory=lambda: Descent(steps=40, restarts=2))
+    steps: int = 20
+    search: VerifyConfig = field(default_factory=VerifyConfig)
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown:
+            raise UsageError(f"there is no method '{unknown[0]}'; choose among {', '.join(METHODS)}")
+        if self.pool is not None and self.pool < 1:
+            raise UsageError(f"a pool needs at least one image, got {self.pool}")
 
 
 @dataclass(frozen=True)
 class Judged:
     """One image: its position in the source, label, the network's answer, and what was decided about it.
 
-    outcome is None for images that the network gets wrong to begin with: they are not searched.
+    outcome: verdict, sub-problems and the method that decided; None for images that the network gets wrong to
+    begin with. margin: the least difference between the label's logit and another one's that the attack met.
+    lower: by method, the proven lower bound of that difference over the region.
     """
 
     index: int
@@ -35,10 +78,12 @@ class Judged:
     prediction: int
     status: Status
     outcome: Outcome | None = None
+    margin: float | None = None
+    lower: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
-        """Charged time, 0 for images that were not searched."""
+        """Charged time, 0 for images that were not looked at further."""
         return 0.0 if self.outcome is None else self.outcome.charged
 
     @property
@@ -46,68 +91,288 @@ class Judged:
         """Sub-problems bounded."""
         return 0 if self.outcome is None else self.outcome.nodes
 
+    def proven_by(self, methods: Sequence[str]) -> bool:
+        """Is it verified, and was one of these bounds enough?"""
+        return self.status == "verified" and any(self.lower.get(method, 0.0) > 0 for method in methods)
+
     @property
     def reason(self) -> str:
         """Why it is undecided, or ""."""
         return self.outcome.verdict.reason if self.outcome and isinstance(self.outcome.verdict, Unknown) else ""
 
 
-def judge(
+class Judgement(NamedTuple):
+    """The part of `Judged` that the methods find out."""
+
+    status: Status
+    outcome: Outcome | None
+    margin: float | None
+    lower: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images whose answers are right, and their properties.
+
+    prepared: the graph that is bounded; params: its parameters by dtype, without gradient history. roots: the
+    properties' regions (one case per image) and rows (label minus every other class).
+    """
+
+    graph: Graph
+    part: Part
+    properties: Sequence[Property]
+    config: EvaluateConfig
+    prepared: Graph
+    params: Mapping[torch.dtype, Mapping[str, Tensor]]
+    roots: Roots
+
+    @staticmethod
+    def of(graph: Graph, part: Part, properties: Sequence[Property], config: EvaluateConfig) -> Task:
+        """Make the images of a pool ready."""
+        prepared = prepare(graph)
+        params = {
+            dtype: {name: value.detach() for name, value in prepared.values(dtype).items()}
+            for dtype in {config.search.dtype, torch.float32, torch.float64}
+        }
+        return Task(graph, part, properties, config, prepared, params, roots_of(properties, prepared.input.shape))
+
+    def region(self, at: Tensor) -> Region:
+        """Regions of some images, float64."""
+        return self.roots.region.take(at)
+
+    def rows(self, at: Tensor) -> Tensor:
+        """label minus every other class, float64 [n, K - 1, *output shape]."""
+        return self.roots.spec.reshape(len(self.part), -1, *self.prepared.output.shape)[at]
+
+    def query(self, at: Tensor, dtype: torch.dtype) -> Query:
+        """The bounds of some images."""
+        region = self.region(at).to(dtype)
+        return Query(self.prepared, self.params[dtype], {self.prepared.input.name: region}, self.rows(at).to(dtype))
+
+
+Tell = Callable[[int, "Finding"], None]
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one method found out about one image; verdict None leaves it open.
+
+    outcome: of the complete method, with a charge of its own.
+    """
+
+    verdict: Verdict | None = None
+    margin: float | None = None
+    lower: float | None = None
+    outcome: Outcome | None = None
+
+
+def attacked(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
+    """Gradient descent on the margin from the image and from random points; the best point is replayed."""
+    graph, params = task.prepared, task.params[torch.float32]
+    generator = torch.Generator().manual_seed(task.config.search.seed)
+
+    def network(x: Tensor) -> Tensor:
+        return values_of(graph, params, x)[graph.output.name].flatten(1)
+
+    for piece in pieces(len(at), AT_ONCE):
+        here = at[piece]
+        region, rows = task.region(here).to(torch.float32), task.rows(here).float().flatten(2)
+
+        def margin(outputs: Tensor, rows: Tensor = rows) -> Tensor:
+            return torch.einsum("gnm,gsm->gns", outputs, rows).amin(-1)
+
+        images = task.part.images[here].reshape(len(here), 1, *graph.input.shape)
+        starts = torch.cat([images, region.sample(task.config.descent.restarts - 1, generator)], 1)
+        points, margins = pgd(network, region, margin, margin, starts, task.config.descent, lambda: False)
+        best = margins.argmin(1)
+        for k, i in enumerate(here.tolist()):
+            least, point = float(margins[k, best[k]]), points[k, best[k]]
+            witness = None
+            if least <= NEAR and task.graph.original is not None:
+                witness = replay(point.double(), task.properties[i], 0, task.graph.original, graph.input.shape)
+            tell(i, Finding(None if witness is None else Falsified(witness), margin=least))
+        show(f"attacking: {piece.stop} of {len(at)} images")
+
+
+def bounded(method: Callable[[EvaluateConfig, Memory], Method]) -> Callable[[Task, Tensor, Tell, Show], None]:
+    """The stage of a bounding method: what it proves in the search's dtype is bounded again in float64."""
+
+    def stage(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
+        made = method(task.config, Memory(task.config.search.memory))
+        again = replace(made, steps=0) if isinstance(made, AlphaCrown) else made
+        for piece in pieces(len(at), AT_ONCE):
+            here = at[piece]
+            found = made.bound(task.query(here, task.config.search.dtype))
+            lower = found.lower.detach().amin(1).double()
+            likely = (lower > 0).nonzero().squeeze(1)
+            if len(likely):
+                warm = {name: value.detach()[:, likely].double() for name, value in found.warm.items()}
+                exact = again.bound(task.query(here[likely], torch.float64), warm)
+                lower[likely] = exact.lower.detach().amin(1)
+            proven = set(likely[torch.from_numpy(confirmed(lower[likely]))].tolist())
+            for k, i in enumerate(here.tolist()):
+                tell(i, Finding(Verified(float(lower[k])) if k in proven else None, lower=float(lower[k])))
+            show(f"bounding: {piece.stop} of {len(at)} images")
+
+    return stage
+
+
+def searched(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
+    """The complete search on what is open, in one pool; outcomes are told as they come."""
+    numbers = at.tolist()
+
+    def report(now: Progress) -> None:
+        show(f"searching: {now.done} of {now.total} images decided, {now.nodes:,} sub-problems, {now.open:,} open")
+
+    verify(
+        task.graph,
+        [task.properties[i] for i in numbers],
+        task.config.search,
+        report,
+        lambda k, outcome: tell(numbers[k], Finding(outcome.verdict, outcome=outcome)),
+    )
+
+
+STAGES: Mapping[str, Callable[[Task, Tensor, Tell, Show], None]] = MappingProxyType(
+    {
+        "pgd": attacked,
+        "ibp": bounded(lambda config, memory: Ibp()),
+        "crown": bounded(lambda config, memory: Crown(memory=memory)),
+        "alpha-crown": bounded(lambda config, memory: AlphaCrown(config.steps, memory=memory)),
+        "complete": searched,
+    }
+)
+"""What is done about images that are classified rightly, from cheap to dear."""
+
+METHODS = ("clean", *STAGES)
+BOUNDS = ("ibp", "crown", "alpha-crown")
+
+
+def evaluate(
     graph: Graph,
     part: Part,
     eps: float,
-    config: VerifyConfig,
-    attack: Pgd | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    norm: float = math.inf,
+    config: EvaluateConfig | None = None,
+    judged: Callable[[Judged], None] | None = None,
+    show: Show | None = None,
 ) -> list[Judged]:
-    """Decide l-infinity robustness with radius eps (in units of pixels) for each image.
+    """Decide for each image whether the network's answer is right within distance `eps`; in the order of `part`.
 
-    The graph's original network answers first; images that it gets wrong count as "wrong". attack: run on all
-    others at once, and what it finds and the original network confirms is not searched: one descent per image
-    costs less than the search's own, which is one per wrong class. What is left is decided in one search.
+    eps: radius in units of pixels in [0, 1], the network's input units; norm: inf, 2 or 1. judged: called with each
+    image as soon as it is decided. show: told in words how far the work is.
+    The graph's original network answers first; images that it gets wrong count as "wrong", those on which its
+    logits are not finite as "error". Raises DataError for images that do not fit the network.
     """
-    answers = predictions(graph, part.images)
-    right = (answers == part.labels).nonzero().squeeze(1)
-    asked = {int(i): robust(part.images[i], int(part.labels[i]), eps, graph.output.numel) for i in right}
-    outcomes = {} if attack is None else falsified(graph, part.take(right), list(asked.items()), eps, attack)
-    left = [i for i in asked if i not in outcomes]
-    outcomes |= dict(zip(left, verify(graph, [asked[i] for i in left], config, progress), strict=True))
-    return [
-        Judged(
-            int(part.indices[i]),
-            int(part.labels[i]),
-            int(answers[i]),
-            status_of(outcomes[i]) if i in outcomes else "wrong",
-            outcomes.get(i),
+    chosen, hear, say = config or EvaluateConfig(), judged or (lambda item: None), show or (lambda words: None)
+    numel = graph.input.numel
+    if part.images[0].numel() != numel:
+        raise DataError(
+            f"the images have {part.images[0].numel()} values each ({tuple(part.images.shape[1:])}), the network's "
+            f"input has {numel} ({graph.input.shape}); evaluate it on the data it was made for"
         )
-        for i in range(len(part))
-    ]
-
-
-def falsified(
-    graph: Graph, part: Part, asked: Sequence[tuple[int, Property]], eps: float, attack: Pgd
-) -> dict[int, Outcome]:
-    """Outcomes of the images for which the attack finds a witness, by the number given with each property."""
-    if graph.original is None or not len(part):
-        return {}
-    params = {name: value.detach() for name, value in graph.values(part.images.dtype).items()}
-    began = time.monotonic()
-    points = attack(lambda x: evaluate(graph, params, x)[graph.output.name], part.images, part.labels, eps)
-    share = (time.monotonic() - began) / len(part)
-    found: dict[int, Outcome] = {}
-    for point, (number, prop) in zip(points, asked, strict=True):
-        witness = replay(point, prop, 0, graph.original, graph.input.shape)
-        if witness is not None:
-            found[number] = Outcome(Falsified(witness), 0, "pgd", {"attack": share}, share)
+    found: list[Judged] = []
+    for piece in pieces(len(part), chosen.pool or len(part)):
+        found += pooled(graph, part.take(torch.arange(piece.start, piece.stop)), eps, norm, chosen, hear, say)
     return found
+
+
+def pooled(
+    graph: Graph,
+    part: Part,
+    eps: float,
+    norm: float,
+    config: EvaluateConfig,
+    judged: Callable[[Judged], None],
+    show: Show,
+) -> list[Judged]:
+    """`evaluate` for the images of one pool."""
+    answers = predictions(graph, part.images)
+    done: dict[int, Judged] = {}
+
+    def finish(i: int, found: Judgement) -> None:
+        done[i] = Judged(int(part.indices[i]), int(part.labels[i]), int(answers[i]), *found)
+        judged(done[i])
+
+    for i in (answers != part.labels).nonzero().flatten().tolist():
+        finish(i, Judgement("wrong" if answers[i] >= 0 else "error", None, None, {}))
+    place = [i for i in range(len(part)) if i not in done]
+    if place:
+        right = part.take(torch.tensor(place))
+        asked = [
+            robust(image, int(label), eps, graph.output.numel, norm)
+            for image, label in zip(right.images, right.labels, strict=True)
+        ]
+        task = Task.of(graph, right, asked, config)
+        board = Board(len(place), lambda k, found: finish(place[k], found))
+        for name in STAGES:
+            if name in config.methods and board.open:
+                board.run(name, task, show)
+        board.give_up(", ".join(config.methods))
+    return [done[i] for i in range(len(part))]
+
+
+class Board:
+    """What is known about the images of one pool while the methods run; `finish` hears of each that is decided."""
+
+    def __init__(self, count: int, finish: Callable[[int, Judgement], None]) -> None:
+        self.finish = finish
+        self.margin: list[float | None] = [None] * count
+        self.lower: list[dict[str, float]] = [{} for _ in range(count)]
+        self.charged = [0.0] * count
+        self.open = dict.fromkeys(range(count))
+        self.trouble = ""
+
+    def run(self, name: str, task: Task, show: Show) -> None:
+        """One method on the images that are open; each is charged its share of the time."""
+        at, began = list(self.open), time.monotonic()
+        verdicts: dict[int, Verdict] = {}
+
+        def tell(i: int, finding: Finding) -> None:
+            if finding.lower is not None:
+                self.lower[i][name] = finding.lower
+            if finding.margin is not None:
+                self.margin[i] = finding.margin
+            if finding.verdict is not None:
+                verdicts[i] = finding.verdict
+            if finding.outcome is not None:
+                self.close(i, replace(finding.outcome, charged=finding.outcome.charged + self.charged[i]))
+
+        try:
+            STAGES[name](self.left(task, at), torch.tensor(at), tell, show)
+        except OutOfMemory as error:
+            self.trouble = f"{name}: {error}"
+        share = (time.monotonic() - began) / len(at)
+        for i in list(self.open):
+            self.charged[i] += share
+            if i in verdicts:
+                self.close(i, Outcome(verdicts[i], 0, name, {name: share}, self.charged[i]))
+
+    def left(self, task: Task, at: Sequence[int]) -> Task:
+        """The task with the time that each image has left at least."""
+        search = task.config.search
+        left = max(search.timeout - max(self.charged[i] for i in at), search.timeout / 100)
+        return replace(task, config=replace(task.config, search=replace(search, timeout=left)))
+
+    def close(self, i: int, outcome: Outcome) -> None:
+        """An image is decided, or nobody looks at it any more."""
+        del self.open[i]
+        self.finish(i, Judgement(status_of(outcome), outcome, self.margin[i], self.lower[i]))
+
+    def give_up(self, tried: str) -> None:
+        """What is still open stays so."""
+        for i in list(self.open):
+            self.close(i, Outcome(Unknown(self.trouble or f"left open by {tried}"), 0, tried, {}, self.charged[i]))
 
 
 def predictions(graph: Graph, images: Tensor) -> Tensor:
     """The original network's answers [N] (the first of equal logits; -1 where a logit is not finite)."""
     if graph.original is None:
         raise DataError("the graph has no original network to ask; trace a module or load a file")
+    x = images.reshape(len(images), *graph.input.shape)
     with torch.no_grad():
-        logits = graph.original(images).flatten(1)
+        logits = torch.cat([graph.original(piece).flatten(1) for piece in x.split(512)])
     return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), -1)
 
 
@@ -124,3 +389,31 @@ def shares(judged: Sequence[Judged]) -> dict[str, float]:
         raise DataError("verified accuracy needs at least one image")
     counts = Counter(item.status for item in judged)
     return {status: counts[status] / len(judged) for status in ("verified", "unknown", "falsified", "wrong")}
+
+
+def summary(judged: Sequence[Judged]) -> dict[str, float | int]:
+    """Fractions of all images: right answers, those that withstood the attack and the search, proven by each method
+    or one before it, proven, undecided, in error.
+    """
+    n = len(judged)
+    if not n:
+        raise DataError("verified accuracy needs at least one image")
+
+    def fraction(count: int) -> float:
+        return count / n
+
+    status = Counter(item.status for item in judged)
+    right = n - status["wrong"] - status["error"]
+    proven = {
+        f"verified_{method.partition('-')[0]}": sum(item.proven_by(BOUNDS[: k + 1]) for item in judged)
+        for k, method in enumerate(BOUNDS)
+    }
+    return {
+        "n": n,
+        "clean": fraction(right),
+        "attacked": fraction(right - status["falsified"]),
+        **{name: fraction(count) for name, count in proven.items()},
+        "verified": fraction(status["verified"]),
+        "unknown": fraction(status["unknown"]),
+        "errors": fraction(status["error"]),
+    }

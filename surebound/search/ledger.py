@@ -42,9 +42,10 @@ class Ledger:
         return bool((self.open_count[self.prop_of == prop] == 0).all())
 
     @property
-    def done(self) -> int:
-        """Properties with a verdict or nothing left open."""
-        return sum(v is not None or self.refuted(p) for p, v in enumerate(self.verdicts))
+    def finished(self) -> NDArray[np.bool_]:
+        """By property: has it a verdict, or nothing left open?"""
+        closed = np.bincount(self.prop_of, self.open_count > 0, len(self.verdicts)) == 0
+        return closed | np.array([verdict is not None for verdict in self.verdicts], bool)
 
     def open_roots(self, roots: NDArray[np.int64]) -> None:
         """A search starts: each root is one open sub-problem."""

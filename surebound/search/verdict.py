@@ -20,6 +20,7 @@ class Verified:
     margin: float
     trees: tuple[Tree, ...] = ()
     name = "unsat"
+    reason = "every sub-problem is bounded above zero in float64"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Falsified:
 
     witness: Witness
     name = "sat"
+    reason = "the network itself confirms the counterexample"
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,11 @@ def verify(
     properties: Sequence[Property],
     config: VerifyConfig | None = None,
     progress: Callable[[Progress], None] | None = None,
+    decided: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Decide each property; one `Outcome` per property, in order.
 
+    decided is called with a property's number and outcome as soon as there is one, once for each property.
     A traced graph is compared with its module first, as `trace` did: attributes of the module that are no tensors,
     and submodules, may have changed since. Raises TraceMismatch when the two differ now, SpecError when a property
     does not fit the network, UnsupportedOp when an op has no linear bound.
@@ -141,11 +143,21 @@ def verify(
     original = graph.original if graph.original is not None else GraphOriginal(graph)
     run = Run(of, properties, original, chosen, Ledger(roots.prop.numpy(), len(properties), chosen.timeout))
     forest = Forest([*of.plan.operands, of.input])
+    outcomes: dict[int, Outcome] = {}
+
+    def tell(finished: NDArray[np.bool_]) -> None:
+        for p in np.flatnonzero(finished).tolist():
+            if p not in outcomes:
+                outcomes[p] = run.ledger.outcome(p, verdict_of(run, forest, p))
+                if decided is not None:
+                    decided(p, outcomes[p])
+
     try:
-        decide(run, forest, progress)
+        decide(run, forest, progress, tell)
     except OutOfMemory as error:
         run.ledger.end(run.ledger.roots_open(), Unknown(str(error), "memory"))
-    return [run.ledger.outcome(p, verdict_of(run, forest, p)) for p in range(len(properties))]
+    tell(np.ones(len(properties), bool))
+    return [outcomes[p] for p in range(len(properties))]
 
 
 def verdict_of(run: Run, forest: Forest, prop: int) -> Verdict:
@@ -161,15 +173,22 @@ def verdict_of(run: Run, forest: Forest, prop: int) -> Verdict:
     return Unknown("the search ended without a proof or a witness")
 
 
-def decide(run: Run, forest: Forest, progress: Callable[[Progress], None] | None) -> None:
-    """All stages."""
+def decide(
+    run: Run,
+    forest: Forest,
+    progress: Callable[[Progress], None] | None,
+    tell: Callable[[NDArray[np.bool_]], None],
+) -> None:
+    """All stages; `tell` hears which properties are finished, again and again."""
     ledger, of = run.ledger, run.problem
     began = time.monotonic()
 
     def report(open_: int, bound: float) -> None:
+        finished = ledger.finished
+        tell(finished)
         if progress is not None:
-            total = len(run.properties)
-            progress(Progress(ledger.done, total, int(ledger.nodes.sum()), open_, time.monotonic() - began, bound))
+            done, total = int(finished.sum()), len(run.properties)
+            progress(Progress(done, total, int(ledger.nodes.sum()), open_, time.monotonic() - began, bound))
 
     attacking = run.config.attack == "pgd"
     attack_first = attacking and of.neurons > LARGE

@@ -1,0 +1,226 @@
+"""`surebound evaluate`: verified accuracy on a data set."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surebound.cli.options import Common
+from surebound.cli.output import SCHEMA, emit, explain, say, to_json
+from surebound.cli.progress import progress
+from surebound.errors import NotYet, UsageError
+
+if TYPE_CHECKING:
+    from surebound.measures.verified import Judged
+
+COLUMNS = (
+    "index",
+    "label",
+    "prediction",
+    "status",
+    "reason",
+    "attack_margin",
+    "lower_ibp",
+    "lower_crown",
+    "lower_alpha",
+    "nodes",
+    "charged_s",
+    "seed",
+)
+LOWER = {"ibp": "lower_ibp", "crown": "lower_crown", "alpha-crown": "lower_alpha"}
+"""Columns of the bounds, by method."""
+
+TIMEOUT = 60.0
+"""Charged seconds per image, unless given."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be evaluated and how, as given on the command line."""
+
+    model: str
+    weights: Path | None
+    data: str
+    data_dir: Path | None
+    eps: str
+    norm: str
+    n: int | None
+    indices: str | None
+    methods: str
+    pool: int | None
+    out: Path
+    common: Common
+
+
+def run(job: Job) -> int:
+    """Evaluate, print and write; the exit code."""
+    try:
+        job.common.check()
+        found = evaluated(job)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = explain(error)
+        if failure.exit_code == 130:
+            say(f"what was decided so far is in {job.out}; the same command goes on from there")
+        return failure.exit_code
+    emit(to_json(found) if job.common.json else as_text(found))
+    return 0
+
+
+def evaluated(job: Job) -> dict[str, Any]:
+    """The summary; raises what ends the work early."""
+    with progress("loading", job.common.quiet) as show:
+        eps, norm = number(job.eps, "--eps"), number(job.norm, "--norm")
+        from surebound.cli.loading import load_model
+        from surebound.data.readers import load_part
+        from surebound.measures.verified import EvaluateConfig, evaluate, summary
+        from surebound.rowfile import RowFile
+        from surebound.search.verify import VerifyConfig
+
+        machine = job.common.machine()
+        if machine.device.type != "cpu":
+            raise NotYet(f"evaluate does not run on '{machine.device}' yet; leave out --device, or give cpu")
+        part = load_part(job.data, job.data_dir, "test", indices=wanted(job))
+        graph, digest = load_model(job.model, job.weights, part.images[:1])
+        search = VerifyConfig(
+            timeout=TIMEOUT if job.common.timeout is None else job.common.timeout,
+            dtype=machine.dtype,
+            seed=job.common.seed,
+            memory=machine.memory,
+        )
+        config = EvaluateConfig(tuple(job.methods.split(",")), job.pool, search=search)
+        settings = {
+            "model": job.model,
+            "data": job.data,
+            "eps": eps,
+            "norm": norm,
+            "methods": list(config.methods),
+            "timeout": search.timeout,
+            "pool": job.pool,
+            "dtype": job.common.dtype,
+            "device": job.common.device,
+            "threads": machine.threads,
+            "memory": machine.memory,
+            "seed": job.common.seed,
+            "model_sha256": digest,
+        }
+        sheet = RowFile(folder(job.out, settings) / "rows.csv", COLUMNS)
+        done = {int(row["index"]) for row in sheet.start()}
+        places = [k for k, index in enumerate(part.indices.tolist()) if index not in done]
+        began = time.monotonic()
+        if places:
+            import torch
+
+            left = part.take(torch.tensor(places))
+            evaluate(graph, left, eps, norm, config, lambda item: sheet.append(as_row(item, job.common.seed)), show)
+        chosen = set(part.indices.tolist())
+        found = summary([from_row(row) for row in sheet.start() if int(row["index"]) in chosen])
+    wall = time.monotonic() - began
+    result = {"schema": SCHEMA, **found, "wall_s": wall, "config": settings, "model_sha256": digest}
+    write(job.out / "summary.json", to_json(result, 2) + "\n")
+    return result
+
+
+def number(text: str, option: str) -> float:
+    """A number, `inf`, or a fraction such as 8/255; UsageError otherwise."""
+    above, _, below = text.partition("/")
+    try:
+        value = float(above) / (float(below) if below else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{option} must be a number or a fraction such as 8/255, got '{text}'") from None
+    return value
+
+
+def wanted(job: Job) -> list[int] | None:
+    """Official indices of the images: of --indices, or the first --n; None for all."""
+    if job.n is not None and job.indices is not None:
+        raise UsageError("give --n or --indices, not both")
+    if job.n is not None:
+        if job.n < 1:
+            raise UsageError(f"--n must be at least 1, got {job.n}")
+        return list(range(job.n))
+    return None if job.indices is None else listed(job.indices)
+
+
+def listed(argument: str) -> list[int]:
+    """The numbers in FILE: one per line, or JSON; FILE:KEY takes the list under KEY of a JSON object."""
+    name, _, key = argument.partition(":")
+    try:
+        text = Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the indices in {name} cannot be read: {error}") from None
+    try:
+        values: Any = json.loads(text) if text.lstrip()[:1] in ("[", "{") else [int(line) for line in text.split()]
+        values = values[key] if key else values
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{argument} holds no list of indices: {error!r}; write one number per line, or JSON"
+        ) from None
+    if not isinstance(values, list) or not values or not all(type(v) is int and v >= 0 for v in values):
+        raise UsageError(f"{argument} must hold a list of image indices (whole numbers from 0 on)")
+    if len(set(values)) < len(values):
+        raise UsageError(f"{argument} names an image twice")
+    return values
+
+
+def folder(path: Path, settings: Mapping[str, Any]) -> Path:
+    """The folder of the results, with the settings in config.json; UsageError when it holds those of others."""
+    written = json.loads(to_json(settings))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / "config.json").exists():
+            before = json.loads((path / "config.json").read_text())
+            changed = [key for key in written if before.get(key) != written[key]]
+            if changed:
+                raise UsageError(
+                    f"{path} holds results with another {', '.join(changed)}; choose another --out or equal settings"
+                )
+        else:
+            (path / "config.json").write_text(to_json(settings, 2) + "\n")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot use the folder {path}: {error}; choose another with --out") from None
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file; UsageError when that fails."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UsageError(f"{path} could not be written: {error.strerror}") from None
+
+
+def as_row(item: Judged, seed: int) -> dict[str, Any]:
+    """A row of rows.csv."""
+    return {
+        "index": item.index,
+        "label": item.label,
+        "prediction": item.prediction,
+        "status": item.status,
+        "reason": item.reason,
+        "attack_margin": item.margin,
+        **{column: item.lower.get(method) for method, column in LOWER.items()},
+        "nodes": item.nodes,
+        "charged_s": round(item.seconds, 6),
+        "seed": seed,
+    }
+
+
+def from_row(row: Mapping[str, str]) -> Judged:
+    """What a row says, without the evidence."""
+    from surebound.measures.verified import Judged
+
+    lower = {method: float(row[column]) for method, column in LOWER.items() if row[column]}
+    margin = float(row["attack_margin"]) if row["attack_margin"] else None
+    status: Any = row["status"]
+    return Judged(int(row["index"]), int(row["label"]), int(row["prediction"]), status, None, margin, lower)
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """The fractions, one per line."""
+    shown = ("clean", "attacked", "verified_ibp", "verified_crown", "verified_alpha", "verified", "unknown", "errors")
+    lines = [f"{name:15} {found[name]:8.2%}" for name in shown]
+    return "\n".join([f"{'images':15} {found['n']:8}", *lines, f"{'seconds':15} {found['wall_s']:8.1f}"])
