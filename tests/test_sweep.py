@@ -27,14 +27,16 @@ from typer.testing import CliRunner
 import surebound
 import surebound.instance
 import surebound.search.verify
+from surebound import rowfile
 from surebound.cli.app import app
 from surebound.errors import OutOfMemory, UsageError
-from surebound.sweeps import pool, store
+from surebound.rowfile import complete_rows, line_of
+from surebound.sweeps import pool
 from surebound.sweeps.executor import InProcess
 from surebound.sweeps.instances import Instance, jobs_of, onnx_sha256, read_instances
 from surebound.sweeps.jobs import Job, Result, Settings
 from surebound.sweeps.pool import LocalPool, Queue, WorkersFailed
-from surebound.sweeps.store import COLUMNS, Store, complete_rows, line_of, row_of
+from surebound.sweeps.store import COLUMNS, Store, row_of
 from surebound.sweeps.sweep import grouped, sweep
 from surebound.witness import parse_witness
 
@@ -255,7 +257,7 @@ def test_an_earlier_sweep_is_not_overwritten(tmp_path: Path, jobs: list[Job]) ->
 def test_one_sweep_at_a_time(tmp_path: Path, jobs: list[Job]) -> None:
     with (
         Store.open(tmp_path, jobs, False),
-        pytest.raises(UsageError, match="another sweep is writing"),
+        pytest.raises(UsageError, match="another run is writing"),
         Store.open(tmp_path, jobs, True),
     ):
         pass
@@ -290,8 +292,8 @@ def test_a_row_that_does_not_fit_on_the_disk_leaves_nothing(
     with Store.open(tmp_path, jobs, False) as opened:
         opened.add(jobs[0], result_of(jobs[0]))
         before = opened.results.read_bytes()
-        monkeypatch.setattr(store.os, "write", lambda file, data: write(file, data[:10]))
-        with pytest.raises(UsageError, match="cannot be written to: No space left on device; mend that and use --res"):
+        monkeypatch.setattr(rowfile.os, "write", lambda file, data: write(file, data[:10]))
+        with pytest.raises(UsageError, match="cannot be written to: No space left on device; mend that, and"):
             opened.add(jobs[1], result_of(jobs[1]))
         assert opened.results.read_bytes() == before
         assert list(opened.rows) == [jobs[0].key]
@@ -300,8 +302,8 @@ def test_a_row_that_does_not_fit_on_the_disk_leaves_nothing(
 def test_no_row_is_ever_seen_in_part(tmp_path: Path, jobs: list[Job]) -> None:
     results = tmp_path / "results.csv"
     code = (
-        "import sys, pathlib; from surebound.sweeps import store\n"
-        "while True: store.append(pathlib.Path(sys.argv[1]), b','.join([b'x' * 9] * 23) + b'\\n')"
+        "import sys, pathlib; from surebound.rowfile import append\n"
+        "while True: append(pathlib.Path(sys.argv[1]), b','.join([b'x' * 9] * 23) + b'\\n')"
     )
     results.write_bytes(line_of(COLUMNS))
     process = subprocess.Popen([sys.executable, "-c", code, results], cwd=ROOT)
@@ -309,7 +311,7 @@ def test_no_row_is_ever_seen_in_part(tmp_path: Path, jobs: list[Job]) -> None:
     process.kill()
     process.wait()
     assert results.read_bytes().endswith(b"\n")
-    assert len(complete_rows(results.read_bytes(), "results.csv")) > 10
+    assert len(complete_rows(results, COLUMNS)) > 10
 
 
 # ---------------------------------------------------------------- deciding

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -205,7 +206,7 @@ class AlphaCrown:
         boxes = boxes_of(ctx, query.known, tighten)
         rows = spec_rows(query, ctx.groups)
         found = optimise(ctx, boxes, start_of(query), rows, warm or {}, self.steps, self.rates)
-        return Bounds(found.lower, boxes, found.free, stats(ctx, boxes))
+        return Bounds(found.lower, boxes, found.free, partial(stats, ctx, boxes))
 
     def tighten(self, ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
         """Optimised bounds of intermediate rows [G, 2 U]: below, then above; a neuron found stable leaves."""

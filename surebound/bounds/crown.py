@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +27,8 @@ from surebound.linear.pull import vector
 from surebound.ops.record import Interval, Lines
 from surebound.regions import Box, Region
 
+T = TypeVar("T")
+
 WORTH = 0.7
 """Groups are bounded together when each uses at least this part of the rows."""
 
@@ -40,7 +44,7 @@ def nothing() -> None:
 class Context:
     """A query made ready: the plan, the unperturbed values, regions by root.
 
-    alive is called before every walk and may raise (OutOfTime) to end the work.
+    alive is called before every walk and may raise (OutOfTime) to end the work. drawn: what `once` has made so far.
     """
 
     plan: Plan
@@ -48,6 +52,7 @@ class Context:
     regions: Mapping[str, Region]
     memory: Memory
     alive: Callable[[], None] = nothing
+    drawn: dict[tuple[Any, ...], tuple[Interval, Any]] = field(default_factory=dict)
 
     @property
     def groups(self) -> int:
@@ -72,6 +77,18 @@ def widest(ctx: Context, start: str) -> int:
     return COPIES * max((prod(ctx.plan.graph[name].shape) for name in ctx.plan.order(start)), default=1)
 
 
+def once(
+    ctx: Context, boxes: Mapping[str, Interval], step: Step, make: Callable[[Step, Mapping[str, Tensor], Interval], T]
+) -> T:
+    """make(step, values, box) for a relaxed step, made once per box: many walks pass the same nodes."""
+    box = boxes[step.site.node.inputs[0]]
+    key = (step.site.node.name, make, torch.is_grad_enabled())
+    known = ctx.drawn.get(key)
+    if known is None or known[0] is not box:
+        known = ctx.drawn[key] = (box, make(step, ctx.values, box))
+    return known[1]
+
+
 def walked_lower(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
     """Plain CROWN lower bounds of rows over `start`."""
     lines, live = caching_lines(ctx, boxes), live_of(ctx, boxes, start, rows)
@@ -91,11 +108,24 @@ def live_of(ctx: Context, boxes: Mapping[str, Interval], start: str, rows: Linea
         step = ctx.plan.steps.get(name)
         if step is None or step.affine or not vector(step.site.shape):
             continue
-        mask = ~merged(zero(step, ctx.values, boxes[step.site.node.inputs[0]]), 1)
-        most = max(1, int(mask.sum(1).max()))
-        if most <= FEW * mask.shape[1]:
-            found[name] = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        positions = once(ctx, boxes, step, few)
+        if positions is not None:
+            found[name] = positions
     return found
+
+
+def few(step: Step, values: Mapping[str, Tensor], box: Interval) -> Tensor | None:
+    """Flat positions [G, n] of what is not surely zero in a relaxed step's value, where that is few."""
+    mask = ~merged(zero(step, values, box), 1)
+    most = max(1, int(mask.sum(1).max()))
+    if most > FEW * mask.shape[1]:
+        return None
+    return mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+
+
+def plain_lines(step: Step, values: Mapping[str, Tensor], box: Interval) -> Lines:
+    """CROWN's own lines of a relaxed step."""
+    return lines_of(step, values, box, None)
 
 
 BY_WALK = Tighten(walked_lower, widest)
@@ -112,15 +142,7 @@ def context(query: Query, memory: Memory) -> Context:
 
 def caching_lines(ctx: Context, boxes: Mapping[str, Interval]) -> LinesOf:
     """CROWN's lines by relaxed node, computed when first asked for."""
-    known: dict[str, Lines] = {}
-
-    def lines(name: str, rows: LinearMap) -> Lines:
-        if name not in known:
-            step = ctx.plan.steps[name]
-            known[name] = lines_of(step, ctx.values, boxes[step.site.node.inputs[0]], None)
-        return lines_at(rows, known[name])
-
-    return lines
+    return lambda name, rows: lines_at(rows, once(ctx, boxes, ctx.plan.steps[name], plain_lines))
 
 
 def loose(ctx: Context, name: str, box: Interval) -> Tensor:
@@ -147,7 +169,7 @@ def of_groups(
     steps = (ctx.plan.steps.get(name) for name in ctx.plan.order(start))
     read = {step.site.node.inputs[0] for step in steps if step is not None and not step.affine}
     taken = {name: Interval(boxes[name].lower[groups], boxes[name].upper[groups]) for name in read}
-    return replace(ctx, values=values, regions=regions), taken
+    return replace(ctx, values=values, regions=regions, drawn={}), taken
 
 
 def packed(counts: Sequence[int], most: int) -> Iterator[tuple[list[int], int]]:
@@ -273,7 +295,7 @@ class Ibp:
         boxes = boxes_of(ctx, query.known, ())
         walked = walk(ctx.plan, ctx.values, start_of(query), spec_rows(query, ctx.groups), None)
         ends = {name: region_of(ctx, name, boxes[name]) for name in walked.roots}
-        return Bounds(walked.minimise(ends), boxes, {}, stats(ctx, boxes))
+        return Bounds(walked.minimise(ends), boxes, {}, partial(stats, ctx, boxes))
 
 
 @dataclass(frozen=True)
@@ -287,4 +309,4 @@ class Crown:
         ctx = context(query, self.memory)
         boxes = boxes_of(ctx, query.known, (BY_WALK,) if self.intermediates == "crown" else ())
         lower = walked_lower(ctx, boxes, start_of(query), spec_rows(query, ctx.groups))
-        return Bounds(lower, boxes, {}, stats(ctx, boxes))
+        return Bounds(lower, boxes, {}, partial(stats, ctx, boxes))

@@ -21,7 +21,7 @@ class Step:
     op: Op
     perturbed: tuple[bool, ...]
 
-    @property
+    @cached_property
     def affine(self) -> bool:
         """Is the op affine in what is perturbed?"""
         return self.op.affine(self.perturbed)
@@ -73,11 +73,20 @@ class Plan:
             name = step.site.node.inputs[step.perturbed.index(True)]
         return mixing <= 1
 
-    def order(self, start: str) -> list[str]:
+    @cached_property
+    def orders(self) -> dict[str, tuple[str, ...]]:
+        """The orders asked for so far."""
+        return {}
+
+    def order(self, start: str) -> tuple[str, ...]:
         """Names of the perturbed nodes that `start` is computed from, itself first, roots last."""
-        needed = self.graph.ancestors([start])
-        moving = self.steps.keys() | set(self.roots)
-        return [node.name for node in reversed(self.graph.nodes) if node.name in needed and node.name in moving]
+        if start not in self.orders:
+            needed = self.graph.ancestors([start])
+            moving = self.steps.keys() | set(self.roots)
+            self.orders[start] = tuple(
+                node.name for node in reversed(self.graph.nodes) if node.name in needed and node.name in moving
+            )
+        return self.orders[start]
 
 
 def check_roots(graph: Graph, roots: tuple[str, ...]) -> None:
@@ -106,10 +115,18 @@ def check_roots(graph: Graph, roots: tuple[str, ...]) -> None:
 
 
 def plan(graph: Graph, roots: tuple[str, ...]) -> Plan:
-    """Plan passes over `graph` with perturbed `roots`.
+    """Plan passes over `graph` with perturbed `roots`; made once per graph.
 
     Raises SpecError for regions that fit no node, UnsupportedOp where no linear bound rule exists.
     """
+    plans: dict[tuple[str, ...], Plan] = graph.derived.setdefault("plans", {})
+    if roots not in plans:
+        plans[roots] = planned(graph, roots)
+    return plans[roots]
+
+
+def planned(graph: Graph, roots: tuple[str, ...]) -> Plan:
+    """`plan`, made anew."""
     check_roots(graph, roots)
     moving = graph.dependents(roots)
     needed = graph.ancestors(graph.outputs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -39,12 +40,20 @@ class Stats(NamedTuple):
 
 @dataclass(frozen=True)
 class Bounds:
-    """lower [G, S]; boxes [G, *shape] by node; warm: free values by relaxed node, to start from again."""
+    """lower [G, S]; boxes [G, *shape] by node; warm: free values by relaxed node, to start from again.
+
+    count: counts what `stats` says.
+    """
 
     lower: Tensor
     boxes: Mapping[str, Interval]
     warm: Mapping[str, Tensor]
-    stats: Stats
+    count: Callable[[], Stats]
+
+    @cached_property
+    def stats(self) -> Stats:
+        """Counts, made when first asked for."""
+        return self.count()
 
 
 class Method(Protocol):

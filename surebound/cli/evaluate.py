@@ -13,6 +13,8 @@ from surebound.cli.options import Common
 from surebound.cli.output import SCHEMA, emit, explain, say, to_json
 from surebound.cli.progress import progress
 from surebound.errors import NotYet, UsageError
+from surebound.machine import ending_interrupts
+from surebound.rowfile import append, claimed, complete_rows, line_of, replace_file, table, writing
 
 if TYPE_CHECKING:
     from surebound.measures.verified import Judged
@@ -60,7 +62,8 @@ def run(job: Job) -> int:
     """Evaluate, print and write; the exit code."""
     try:
         job.common.check()
-        found = evaluated(job)
+        with ending_interrupts():
+            found = evaluated(job)
     except (Exception, KeyboardInterrupt) as error:
         failure = explain(error)
         if failure.exit_code == 130:
@@ -74,10 +77,11 @@ def evaluated(job: Job) -> dict[str, Any]:
     """The summary; raises what ends the work early."""
     with progress("loading", job.common.quiet) as show:
         eps, norm = number(job.eps, "--eps"), number(job.norm, "--norm")
+        import torch
+
         from surebound.cli.loading import load_model
         from surebound.data.readers import load_part
         from surebound.measures.verified import EvaluateConfig, evaluate, summary
-        from surebound.rowfile import RowFile
         from surebound.search.verify import VerifyConfig
 
         machine = job.common.machine()
@@ -107,20 +111,26 @@ def evaluated(job: Job) -> dict[str, Any]:
             "seed": job.common.seed,
             "model_sha256": digest,
         }
-        sheet = RowFile(folder(job.out, settings) / "rows.csv", COLUMNS)
-        done = {int(row["index"]) for row in sheet.start()}
-        places = [k for k, index in enumerate(part.indices.tolist()) if index not in done]
-        began = time.monotonic()
-        if places:
-            import torch
+        began, sheet = time.monotonic(), job.out / "rows.csv"
+        with claimed(job.out), writing(job.out):
+            settle(job.out, settings)
+            before = complete_rows(sheet, COLUMNS)
+            replace_file(sheet, table(COLUMNS, before))
+            done = {int(row["index"]) for row in before}
+            places = [k for k, index in enumerate(part.indices.tolist()) if index not in done]
 
-            left = part.take(torch.tensor(places))
-            evaluate(graph, left, eps, norm, config, lambda item: sheet.append(as_row(item, job.common.seed)), show)
-        chosen = set(part.indices.tolist())
-        found = summary([from_row(row) for row in sheet.start() if int(row["index"]) in chosen])
-    wall = time.monotonic() - began
-    result = {"schema": SCHEMA, **found, "wall_s": wall, "config": settings, "model_sha256": digest}
-    write(job.out / "summary.json", to_json(result, 2) + "\n")
+            def judged(item: Judged) -> None:
+                append(sheet, line_of(as_row(item, job.common.seed).values()))
+
+            if places:
+                evaluate(graph, part.take(torch.tensor(places)), eps, norm, config, judged, show)
+            rows = sorted(complete_rows(sheet, COLUMNS), key=lambda row: int(row["index"]))
+            replace_file(sheet, table(COLUMNS, rows))
+            chosen = set(part.indices.tolist())
+            found = summary([from_row(row) for row in rows if int(row["index"]) in chosen])
+            wall = time.monotonic() - began
+            result = {"schema": SCHEMA, **found, "wall_s": wall, "config": settings, "model_sha256": digest}
+            replace_file(job.out / "summary.json", (to_json(result, 2) + "\n").encode())
     return result
 
 
@@ -166,31 +176,21 @@ def listed(argument: str) -> list[int]:
     return values
 
 
-def folder(path: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder of the results, with the settings in config.json; UsageError when it holds those of others."""
+def settle(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of the results in a folder to its config.json; UsageError when it holds those of others."""
     written = json.loads(to_json(settings))
+    if not (path / "config.json").exists():
+        replace_file(path / "config.json", (to_json(settings, 2) + "\n").encode())
+        return
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if (path / "config.json").exists():
-            before = json.loads((path / "config.json").read_text())
-            changed = [key for key in written if before.get(key) != written[key]]
-            if changed:
-                raise UsageError(
-                    f"{path} holds results with another {', '.join(changed)}; choose another --out or equal settings"
-                )
-        else:
-            (path / "config.json").write_text(to_json(settings, 2) + "\n")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot use the folder {path}: {error}; choose another with --out") from None
-    return path
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file; UsageError when that fails."""
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise UsageError(f"{path} could not be written: {error.strerror}") from None
+        before = json.loads((path / "config.json").read_text())
+        changed = [key for key in written if before.get(key) != written[key]]
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{path}/config.json is not one of ours: {error}; choose another --out") from None
+    if changed:
+        raise UsageError(
+            f"{path} holds results with another {', '.join(changed)}; choose another --out or equal settings"
+        )
 
 
 def as_row(item: Judged, seed: int) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class Graph:
                 found[name].append(node.name)
         return MappingProxyType({name: tuple(users) for name, users in found.items()})
 
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What others have worked out about this graph, to be found again: it never changes."""
+        return {}
+
     @property
     def input(self) -> Node:
         """The only input node; ModelError when there are several."""

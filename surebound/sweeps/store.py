@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import errno
-import fcntl
-import io
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from surebound import __version__
 from surebound.errors import UsageError
+from surebound.rowfile import Row, append, claimed, complete_rows, line_of, replace_file, table, writing
 from surebound.sweeps.jobs import Job, Result
 
 COLUMNS = (
@@ -22,8 +18,6 @@ COLUMNS = (
     "nodes", "margin", "witness", "engine", "attack", "dtype", "device", "threads", "seed", "version", "started_at",
     "error_type", "error",
 )  # fmt: skip
-
-Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -46,33 +40,27 @@ class Store:
         A new one unless `resume`: then complete rows stay, a torn last line is dropped, and so are rows with the
         verdict `error` of instances that `jobs` has, which are to be tried again. Raises UsageError.
         """
-        with ExitStack() as stack, _writing(out):
-            (out / "witnesses").mkdir(parents=True, exist_ok=True)
-            _lock(stack.enter_context((out / ".lock").open("w")).fileno(), out)
+        with claimed(out):
             store = Store(out)
-            store._begin(jobs, resume)
-            held = stack.pop_all()
-        with held:
+            with writing(out):
+                store._begin(jobs, resume)
             yield store
 
     def _begin(self, jobs: Sequence[Job], resume: bool) -> None:
-        exists = self.results.exists()
-        if exists and not resume:
+        if self.results.exists() and not resume:
             raise UsageError(f"{self.results} exists; continue it with --resume, or choose another folder with --out")
-        data = self.results.read_bytes() if exists else b""
+        (self.out / "witnesses").mkdir(exist_ok=True)
         named = {(job.onnx, job.vnnlib) for job in jobs}
-        for row in complete_rows(data, str(self.results)):
+        for row in complete_rows(self.results, COLUMNS):
             if row["verdict"] != "error" or (row["onnx"], row["vnnlib"]) not in named:
                 self.rows.setdefault(row["job"], row)
-        wanted = b"".join([line_of(COLUMNS), *(line_of(row.values()) for row in self.rows.values())])
-        if data != wanted:
-            replace_file(self.results, wanted)
+        replace_file(self.results, table(COLUMNS, self.rows.values()))
 
     def add(self, job: Job, result: Result) -> None:
         """Append a job's row, after its witness has a file of its own; UsageError when that fails."""
         witness = f"witnesses/{job.key}.txt" if result.witness else ""
         row = row_of(job, result, witness)
-        with _writing(self.out):
+        with writing(self.out):
             if witness:
                 replace_file(self.out / witness, (result.witness + "\n").encode())
             append(self.results, line_of(row.values()))
@@ -108,79 +96,4 @@ def row_of(job: Job, result: Result, witness: str) -> Row:
         "error": result.error,
     }
     assert tuple(values) == COLUMNS
-    return {name: "" if value is None else " ".join(str(value).split()) for name, value in values.items()}
-
-
-def line_of(values: Iterable[str]) -> bytes:
-    """A line of CSV; values have no line breaks, so a line is a row."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def complete_rows(data: bytes, name: str) -> list[Row]:
-    """The rows of a results file; what follows the last line break was torn off by a kill and is left out.
-
-    Raises UsageError, with the line, for anything else that no sweep of this version wrote.
-    """
-    lines = data.decode("utf-8", "surrogateescape").split("\n")[:-1]
-    rows: list[Row] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            (fields,) = csv.reader([line.rstrip("\r")], strict=True)
-        except (csv.Error, ValueError):
-            fields = []
-        if len(fields) != len(COLUMNS) or (number == 1) != (tuple(fields) == COLUMNS):
-            what = "the header" if number == 1 else "a row"
-            raise UsageError(
-                f"{name}:{number}: not {what} of results of this version; choose another folder with --out"
-            )
-        if number > 1:
-            rows.append(dict(zip(COLUMNS, fields, strict=True)))
-    return rows
-
-
-def append(path: Path, line: bytes) -> None:
-    """Append a line by one write and see it to the disk; nothing stays of a line that does not fit."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        before = os.fstat(file).st_size
-        if os.write(file, line) != len(line):
-            os.ftruncate(file, before)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file anew so that at any moment it is the old one or the new one."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Tell what a failing write means."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"{out}: cannot be written to: {error.strerror}; mend that and use --resume, or choose another --out"
-        ) from error
-
-
-def _lock(file: int, out: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(f"{out}: another sweep is writing to it; let it end, or choose another with --out") from None
+    return {name: "" if value is None else str(value) for name, value in values.items()}
