@@ -77,6 +77,8 @@ def evaluated(job: Job) -> dict[str, Any]:
     """The summary; raises what ends the work early."""
     with progress("loading", job.common.quiet) as show:
         eps, norm = number(job.eps, "--eps"), number(job.norm, "--norm")
+        if job.n is not None and job.indices is not None:
+            raise UsageError("give --n or --indices, not both")
         import torch
 
         from surebound.cli.loading import load_model
@@ -87,7 +89,8 @@ def evaluated(job: Job) -> dict[str, Any]:
         machine = job.common.machine()
         if machine.device.type != "cpu":
             raise NotYet(f"evaluate does not run on '{machine.device}' yet; leave out --device, or give cpu")
-        part = load_part(job.data, job.data_dir, "test", indices=wanted(job))
+        part = load_part(job.data, job.data_dir, "test", indices=None if job.indices is None else listed(job.indices))
+        part = part if job.n is None else part.take(torch.arange(first(job.n, len(part))))
         graph, digest = load_model(job.model, job.weights, part.images[:1])
         search = VerifyConfig(
             timeout=TIMEOUT if job.common.timeout is None else job.common.timeout,
@@ -144,15 +147,11 @@ def number(text: str, option: str) -> float:
     return value
 
 
-def wanted(job: Job) -> list[int] | None:
-    """Official indices of the images: of --indices, or the first --n; None for all."""
-    if job.n is not None and job.indices is not None:
-        raise UsageError("give --n or --indices, not both")
-    if job.n is not None:
-        if job.n < 1:
-            raise UsageError(f"--n must be at least 1, got {job.n}")
-        return list(range(job.n))
-    return None if job.indices is None else listed(job.indices)
+def first(n: int, there: int) -> int:
+    """How many images --n asks for; UsageError when there are not as many."""
+    if not 1 <= n <= there:
+        raise UsageError(f"--n must be from 1 to {there}, the number of test images, got {n}")
+    return n
 
 
 def listed(argument: str) -> list[int]:
