@@ -44,7 +44,7 @@ from surebound.sparsify.criteria.significance import gradient_significance
 from surebound.sparsify.graft import graft, grafting_groups, prune_neurons
 from surebound.sparsify.select import Selection, select
 from surebound.training.loop import Epoch, Group, Run, train
-from surebound.training.objectives.fast_at import FastAdversarial
+from surebound.training.objectives.adversarial import Fgsm
 from surebound.vnnlib import load_vnnlib
 from surebound.vnnlib_write import write_vnnlib
 
@@ -189,7 +189,7 @@ def train_dense(stage: Stage) -> nn.Module:
     """The small CNN, adversarially trained."""
     config = stage.config
     network = stage.recipe.build()
-    run = Run(config.epochs, config.batch, seed=stage.seed)
+    run = Run(config.epochs, config.batch, seed=stage.seed, eps=config.eps)
     group = Group(list(network.parameters()), config.rate, config.weight_decay)
     fit(stage, "dense", network, [group], run)
     return network
@@ -199,7 +199,7 @@ def fine_tune(stage: Stage, name: str, network: nn.Module) -> nn.Module:
     """Train what grafting trains, in place."""
     config = stage.config
     groups = grafting_groups(network, config.line_rate, config.weight_rate, config.weight_decay)
-    fit(stage, name, network, groups, Run(config.graft_epochs, config.batch, seed=stage.seed))
+    fit(stage, name, network, groups, Run(config.graft_epochs, config.batch, seed=stage.seed, eps=config.eps))
     return network
 
 
@@ -217,7 +217,7 @@ def fit(stage: Stage, name: str, network: nn.Module, groups: Sequence[Group], ru
             f"{epoch.score:.0%} of the validation images withstand an attack"
         )
 
-    objective = FastAdversarial(config.eps, align=config.align)
+    objective = Fgsm(align=config.align)
     with one_thread():
         train(network, stage.data.train, objective, groups, run, score, report)
 

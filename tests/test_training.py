@@ -16,8 +16,11 @@ from surebound.errors import DataError, UsageError
 from surebound.measures.accuracy import attacked, clean_accuracy, fgsm_accuracy, pgd_accuracy, right
 from surebound.nets.small import digits_cnn
 from surebound.training.loop import Epoch, Group, Run, train
-from surebound.training.objectives.fast_at import FastAdversarial, grad_align
+from surebound.training.objectives.adversarial import Fgsm, grad_align
+from surebound.training.objectives.standard import Standard
+from surebound.training.scene import Scene
 from surebound.training.schedules import constant, cosine, multistep
+from surebound.training.trainee import Trainee
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -142,6 +145,10 @@ def test_measuring_leaves_the_mode_and_the_weights_alone() -> None:
 # ---------------------------------------------------------------- objectives
 
 
+def scene_of(network: nn.Module, x: Tensor, labels: Tensor, eps: float, seed: int = 0) -> Scene:
+    return Scene(Trainee(network, x), x, labels, eps, eps, generator(seed))
+
+
 class Recorder(nn.Module):
     """A network that notes the mode it runs in and what it is shown."""
 
@@ -159,7 +166,7 @@ def test_the_attack_runs_in_evaluation_mode_and_the_loss_in_training_mode() -> N
     network, x = Recorder(), torch.rand(4, 1, 8, 8, generator=generator())
     network.train()
     labels = torch.tensor([1, 2, 3, 4])
-    loss = FastAdversarial(0.1, align=0.0)(network, x, labels, generator())
+    loss = Fgsm()(scene_of(network, x, labels, 0.1))
     (attack_mode, start), (loss_mode, moved) = network.seen
     assert (attack_mode, loss_mode, network.training) == (False, True, True)
     assert float((start - x).abs().max()) <= 0.1 + 1e-6 and not torch.equal(start, x)
@@ -172,7 +179,7 @@ def test_the_attack_runs_in_evaluation_mode_and_the_loss_in_training_mode() -> N
 def test_radius_zero_is_plain_training() -> None:
     network, x = digits_cnn(0, (2, 3), 5), torch.rand(4, 1, 8, 8, generator=generator())
     labels = torch.tensor([1, 2, 3, 4])
-    assert torch.equal(FastAdversarial(0.0)(network, x, labels, generator()), F.cross_entropy(network(x), labels))
+    assert torch.equal(Fgsm()(scene_of(network, x, labels, 0.0)), F.cross_entropy(network(x), labels))
 
 
 def test_grad_align_is_one_minus_the_mean_cosine_with_the_first_gradient_held_fixed() -> None:
@@ -187,7 +194,7 @@ def test_grad_align_is_one_minus_the_mean_cosine_with_the_first_gradient_held_fi
 
     one, two = gradient(x, False), gradient(x + eta, True)
     expected = 1 - ((one * two).sum(1) / (one.norm(dim=1) * two.norm(dim=1))).mean()
-    found = grad_align(network, x, labels, eps, generator(4))
+    found = grad_align(scene_of(network, x, labels, eps, 4))
     assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
     weights = list(network.parameters())
     pairs = zip(
@@ -203,9 +210,9 @@ def test_grad_align_is_one_minus_the_mean_cosine_with_the_first_gradient_held_fi
 def test_grad_align_vanishes_for_linear_logits_difference_and_for_zero_gradients() -> None:
     network, x = linear_network(), two_clouds(8).images
     labels = two_clouds(8).labels
-    assert float(grad_align(network, x, labels, 0.1, generator()).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(grad_align(scene_of(network, x, labels, 0.1)).detach()) == pytest.approx(0, abs=1e-6)
     network[1].weight.data.zero_()
-    assert float(grad_align(network, x, labels, 0.1, generator())) == 0
+    assert float(grad_align(scene_of(network, x, labels, 0.1))) == 0
 
 
 # ---------------------------------------------------------------- schedules
@@ -225,9 +232,9 @@ def test_schedules() -> None:
 
 def fitted(seed: int, epochs: int = 8) -> tuple[nn.Module, tuple[Epoch, ...]]:
     network, data = digits_cnn(seed, (4, 6), 16), load_digits(0).train.first(256)
-    objective = FastAdversarial(0.02)
+    objective = Fgsm(align=0.2)
     group = Group(list(network.parameters()), 0.1, 5e-4)
-    run = Run(epochs, 16, seed=seed)
+    run = Run(epochs, 16, seed=seed, eps=0.02)
     return network, train(network, data, objective, [group], run, lambda n: clean_accuracy(n, data))
 
 
@@ -257,7 +264,7 @@ def test_the_best_epoch_by_score_is_kept_and_the_first_of_equals_wins() -> None:
     told: list[Epoch] = []
     run = Run(4, 8, schedule=constant)
     group = Group(list(network.parameters()), 0.5)
-    epochs = train(network, data, FastAdversarial(0.0), [group], run, score, told.append)
+    epochs = train(network, data, Standard(), [group], run, score, told.append)
     assert torch.equal(network.state_dict()["1.weight"], states[1])
     assert not torch.equal(states[1], states[2])
     assert tuple(told) == epochs and [epoch.score for epoch in epochs] == [0.1, 0.9, 0.9, 0.2]
@@ -268,8 +275,8 @@ def test_each_group_has_its_own_rate_and_decay_and_the_schedule_scales_both() ->
     network[1].weight.data.fill_(1.0)
     network[1].bias.data.fill_(1.0)
 
-    def no_loss(net: nn.Module, images: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
-        return 0.0 * net(images).sum()
+    def no_loss(scene: Scene) -> Tensor:
+        return 0.0 * scene.clean.sum()
 
     groups = [Group([network[1].weight], 0.5, 0.2), Group([network[1].bias], 0.5, 0.0)]
     run = Run(2, 4, momentum=0.0, schedule=lambda t: 1.0 if t < 0.5 else 0.1)
@@ -279,8 +286,8 @@ def test_each_group_has_its_own_rate_and_decay_and_the_schedule_scales_both() ->
 
 
 def test_a_loss_that_is_not_finite_and_empty_parts_end_training_with_a_reason() -> None:
-    def broken(net: nn.Module, images: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
-        return net(images).sum() * float("nan")
+    def broken(scene: Scene) -> Tensor:
+        return scene.clean.sum() * float("nan")
 
     network, data = linear_network(), two_clouds(4)
     groups = [Group(list(network.parameters()), 0.1)]

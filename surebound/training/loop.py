@@ -1,10 +1,13 @@
-"""The training loop: read it from top to bottom."""
+"""The training loop: read it from top to bottom.
+
+Everything random in a step is drawn from the run's seed and the step's number, so a run continues bit for bit from
+any step (`checkpoint`), and two runs with equal seeds and threads give equal weights.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +15,14 @@ from torch import Tensor, nn
 
 from surebound.data.dataset import Part
 from surebound.errors import DataError, UsageError
+from surebound.training.checkpoint import Checkpoint, State
+from surebound.training.distributed import average, share
 from surebound.training.objectives.objective import Objective
+from surebound.training.scene import Scene
 from surebound.training.schedules import Schedule, cosine
+from surebound.training.trainee import Trainee
+
+OPTIMISERS = ("sgd", "adam", "adamw", "radam")
 
 
 @dataclass(frozen=True)
@@ -27,23 +36,51 @@ class Group:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch was like: mean training loss, the score that epochs are chosen by, the schedule's last factor."""
+    """What one epoch was like: mean training loss, the score that epochs are chosen by, the rate's factor and the
+    radius at its last step.
+    """
 
     number: int
     loss: float
     score: float
     factor: float
+    eps: float = 0.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """How long and in what steps: SGD with momentum; the rate follows `schedule`. seed: order and noise."""
+    """How long and in what steps.
+
+    optimiser: one of `OPTIMISERS`; the rate follows `schedule`. eps: the radius aimed at; radii: the radius by the
+    number of the step, default always eps. clip: largest norm of the whole gradient. ema: decay
+    per step of averaged weights, which are then what is scored and kept. choose: keep the best epoch's weights (those
+    before `from_epoch` are not looked at); else the last one's. seed: order and noise.
+    """
 
     epochs: int
     batch: int = 128
     momentum: float = 0.9
     schedule: Schedule = cosine
     seed: int = 0
+    optimiser: str = "sgd"
+    eps: float = 0.0
+    radii: Callable[[int], float] | None = None
+    clip: float | None = None
+    ema: float | None = None
+    choose: bool = True
+    from_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1:
+            raise UsageError(
+                f"training needs at least one epoch and one image per step, got {self.epochs} and {self.batch}"
+            )
+        if self.optimiser not in OPTIMISERS:
+            raise UsageError(f"there is no optimiser '{self.optimiser}'; choose among {', '.join(OPTIMISERS)}")
+
+    def radius(self, step: int) -> float:
+        """The radius of a step."""
+        return self.eps if self.radii is None else self.radii(step)
 
 
 def train(
@@ -54,51 +91,91 @@ def train(
     run: Run,
     score: Callable[[nn.Module], float],
     progress: Callable[[Epoch], None] | None = None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    checkpoint: Checkpoint | None = None,
+    step_done: Callable[[int, int], None] | None = None,
 ) -> tuple[Epoch, ...]:
-    """Train `network` in place and leave it in evaluation mode with the weights of the best epoch.
+    """Train `network` in place and leave it in evaluation mode with the weights that `run` chooses.
 
     score: what epochs are chosen by, larger is better, the first of equals wins; it has to look at validation
-    images, never at test images. Two runs with equal seeds and threads give equal weights.
-    Raises DataError for an empty part, UsageError for a loss that is not finite or for no epochs.
+    images, never at test images. augment: changes the images of a step. checkpoint: where the run is kept; what is
+    there is continued. step_done: told the steps done and all steps.
+    Raises DataError for an empty part, UsageError for a loss that is not finite.
     """
     if len(data) == 0:
         raise DataError("there are no training images")
-    if run.epochs < 1 or run.batch < 1:
-        raise UsageError(f"training needs at least one epoch and one image per step, got {run.epochs} and {run.batch}")
-    settings = [
-        {"params": list(group.parameters), "lr": group.rate, "weight_decay": group.weight_decay}
-        for group in groups
-        if group.parameters
-    ]
-    optimiser = torch.optim.SGD(settings, lr=0.0, momentum=run.momentum)
+    trainee = Trainee(network, data.images[:1])
+    optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
-    generator = torch.Generator().manual_seed(run.seed)
-    steps = run.epochs * math.ceil(len(data) / run.batch)
-    epochs: list[Epoch] = []
-    best: Mapping[str, Tensor] = {}
-    done = 0
-    for number in range(run.epochs):
+    per_epoch = math.ceil(len(data) / run.batch)
+    steps = run.epochs * per_epoch
+    state = State(network, optimiser, run.ema)
+    if checkpoint is not None:
+        checkpoint.load(state)
+    while state.step < steps:
+        number, place = divmod(state.step, per_epoch)
+        order = torch.randperm(len(data), generator=drawn(run.seed, -1 - number)).split(run.batch)
         network.train()
-        total = 0.0
-        for index in torch.randperm(len(data), generator=generator).split(run.batch):
+        for index in order[place:]:
+            generator = drawn(run.seed, state.step)
             for group, rate in zip(optimiser.param_groups, base, strict=True):
-                group["lr"] = rate * run.schedule(done / steps)
-            loss = objective(network, data.images[index], data.labels[index], generator)
+                group["lr"] = rate * run.schedule(state.step / steps)
+            mine = share(index)
+            images, labels = data.images[mine], data.labels[mine]
+            images = images if augment is None else augment(images, generator)
+            loss = objective(Scene(trainee, images, labels, run.radius(state.step), run.eps, generator))
             if not bool(torch.isfinite(loss.detach())):
                 raise UsageError(
                     f"the training loss is {float(loss.detach())} in epoch {number}; lower the learning rate"
                 )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            average(network)
+            if run.clip is not None:
+                nn.utils.clip_grad_norm_(network.parameters(), run.clip)
             optimiser.step()
-            total += float(loss.detach()) * len(index)
-            done += 1
+            state.stepped(float(loss.detach()) * len(index))
+            if step_done is not None:
+                step_done(state.step, steps)
+            if checkpoint is not None and state.step % per_epoch:
+                checkpoint.if_due(state)
         network.eval()
-        epoch = Epoch(number, total / len(data), score(network), run.schedule((done - 1) / steps))
-        if not epochs or epoch.score > max(earlier.score for earlier in epochs):
-            best = copy.deepcopy(network.state_dict())
-        epochs.append(epoch)
+        with state.averaged():
+            last = state.step - 1
+            epoch = Epoch(
+                number,
+                state.total / len(data),
+                score(network),
+                run.schedule(last / steps),
+                run.radius(last),
+            )
+            state.finish(epoch, not run.choose or number >= run.from_epoch and better(epoch, state.epochs, run))
+        if checkpoint is not None:
+            checkpoint.save(state)
         if progress is not None:
             progress(epoch)
-    network.load_state_dict(best)
-    return tuple(epochs)
+    state.restore()
+    return tuple(state.epochs)
+
+
+def better(epoch: Epoch, earlier: Sequence[Epoch], run: Run) -> bool:
+    """Is an epoch better than all those before that could be chosen?"""
+    return all(epoch.score > other.score for other in earlier if other.number >= run.from_epoch)
+
+
+def drawn(seed: int, number: int) -> torch.Generator:
+    """Random numbers of one step (or, below 0, of one epoch's order) of a run."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+
+
+def optimiser_of(groups: Iterable[Group], run: Run) -> torch.optim.Optimizer:
+    """The optimiser of a run."""
+    settings = [
+        {"params": list(group.parameters), "lr": group.rate, "weight_decay": group.weight_decay}
+        for group in groups
+        if group.parameters
+    ]
+    if run.optimiser == "sgd":
+        return torch.optim.SGD(settings, lr=0.0, momentum=run.momentum)
+    made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}[run.optimiser]
+    return made(settings, lr=0.0)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from surebound.training.scene import Scene
 
 
 class Objective(Protocol):
-    """The loss of one batch; one frozen dataclass per objective."""
+    """The loss of one step; one frozen dataclass per objective."""
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, scene: Scene) -> Tensor:
         """The mean loss, differentiable in the network's parameters.
 
-        images [B, C, H, W] in [0, 1]. The network arrives in training mode and leaves in it. All random
-        numbers come from `generator` (CPU).
+        The network arrives in training mode and leaves in it. All random numbers come from the scene's generator.
         """
         ...
+
+
+def of_margins(lower: Tensor) -> Tensor:
+    """Mean of log(1 + sum_j exp(-m_j)) for margins' lower bounds [B, K - 1]: the cross-entropy's upper bound."""
+    return F.softplus((-lower).logsumexp(1)).mean()

@@ -1,0 +1,76 @@
+"""Loss fusion: an upper bound of log sum_k exp(z_k - z_y) over a box from one row of the network.
+
+Xu et al. 2020, section 3.3. With bounds low_k <= d_k <= up_k of d_k = z_k - z_y, exp lies below its chord,
+exp(d) <= slope_k d + intercept_k, so the sum is at most one linear function of the logits, bounded by one backward
+walk. M = max_k up_k is taken out before any exponential; the sum is at least exp(d_y) = 1 and so is its bound.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from surebound.training.scene import Bounded
+
+AT_ONCE = 1 << 22
+"""Products of a class's and an image's weights held at once; with more classes they are computed again when the
+gradient is taken."""
+
+
+TINY = 1e-6
+
+
+def differences(bounded: Bounded, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """IBP bounds [B, K] of z_k - z_y, the last linear layer merged with the difference; 0 for k = y."""
+    graph = bounded.trainee.graph
+    output = graph.output
+    if output.op == "linear" and graph[output.inputs[1]].op == "parameter":
+        weight, *bias = (bounded.fixed[name] for name in output.inputs[1:])
+        x = bounded.balls[output.inputs[0]]
+        centre = F.linear(x.centre, weight, bias[0] if bias else None)
+        spread = distance(weight, x.radius, labels)
+    else:
+        z = bounded.balls[output.name]
+        centre, radius = z.centre.flatten(1), z.radius.flatten(1)
+        spread = radius + radius.gather(1, labels.unsqueeze(1))
+        spread = spread.scatter(1, labels.unsqueeze(1), 0.0)
+    middle = centre - centre.gather(1, labels.unsqueeze(1))
+    return middle - spread, middle + spread
+
+
+def distance(weight: Tensor, radius: Tensor, labels: Tensor) -> Tensor:
+    """sum_n |W_kn - W_yn| r_n for every image and class, [B, K]."""
+
+    def part(rows: Tensor, own: Tensor, radius: Tensor) -> Tensor:
+        return torch.einsum("bkn,bn->bk", (rows.unsqueeze(0) - own.unsqueeze(1)).abs(), radius)
+
+    own = weight[labels]
+    size = max(1, AT_ONCE // radius.numel())
+    if size >= len(weight):
+        return part(weight, own, radius)
+    parts = [checkpoint(part, rows, own, radius, use_reentrant=False) for rows in weight.split(size)]
+    return torch.cat(parts, 1)  # pyright: ignore[reportArgumentType]
+
+
+def fused(bounded: Bounded, labels: Tensor, beta: float) -> Tensor:
+    """Mean over the batch of log(beta S_CROWN + (1 - beta) S_IBP), upper bounds of S = sum_k exp(z_k - z_y)."""
+    low, up = differences(bounded, labels)
+    top = up.amax(1, keepdim=True).detach()
+    high = (up - top).exp()
+    total = (1 - beta) * high.sum(1)
+    if beta > 0:
+        width = up - low
+        chord = (high - (low - top).exp()) / width.clamp(min=TINY)
+        slope = torch.where(
+            width > TINY, chord, torch.zeros_like(chord)
+        )  # where the interval is a point: its upper end
+        intercept = (high - slope * up).sum(1)
+        own = F.one_hot(labels, up.shape[1]).to(slope.dtype)
+        row = slope - own * slope.sum(1, keepdim=True)
+        shape = bounded.trainee.graph.output.shape
+        crown = intercept - bounded.crown(-row.reshape(len(row), 1, *shape)).squeeze(1)
+        floor = (-top.squeeze(1)).exp().clamp(min=torch.finfo(up.dtype).tiny)
+        total = total + beta * torch.maximum(crown, floor)
+    return (total.log() + top.squeeze(1)).mean()
