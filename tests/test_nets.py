@@ -19,7 +19,7 @@ from surebound.graph.ir import evaluate
 from surebound.graph.onnx_import import load_onnx
 from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
-from surebound.nets.layers import conv, residual
+from surebound.nets.layers import Residual, Subsampled, Widened, conv, residual
 from surebound.nets.normalise import IMAGES, Images, Normalise, images_of
 from surebound.nets.table import NETWORKS, find_network
 from surebound.regions import Box
@@ -193,6 +193,29 @@ def test_a_run_folder_gives_it_back(recipe: Recipe, tmp_path: Path) -> None:
     RunFolder.create(tmp_path).save_network(network, recipe)
     with torch.no_grad():
         assert torch.equal(load_network(tmp_path)(x), network(x))
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def test_blocks_by_hand() -> None:
+    x = torch.rand(2, 3, 5, 4)
+    body = nn.Conv2d(3, 3, 1)
+    assert torch.equal(Residual(body, nn.Identity())(x), body(x) + x)
+    assert torch.equal(Widened(body)(x), torch.cat([body(x), x], 1))
+    short = Subsampled(2, 1, 2)(x)
+    assert short.shape == (2, 6, 3, 2) and torch.equal(short[:, 1:4], x[:, :, ::2, ::2])
+    assert not short[:, 0].any() and not short[:, 4:].any()
+
+
+def test_residual_blocks_are_relu_of_body_plus_shortcut() -> None:
+    network = NETWORKS["resnet_4b"](width=2).eval()
+    x = torch.rand(2, 4, 8, 8)
+    block = network[5]
+    first, _, second = block.body
+    assert isinstance(network[6], nn.ReLU) and isinstance(block.shortcut, nn.Identity)
+    assert torch.equal(block(x), second(torch.relu(first(x))) + x)
+    assert isinstance(network[7].shortcut[0], nn.Conv2d) and network[7].shortcut[0].kernel_size == (1, 1)
 
 
 # ---------------------------------------------------------------- images and messages
