@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from surebound.errors import ModelError, UsageError
+from surebound.nets.table import find_network
 from surebound.sparsify.graft import GraftedReLU, graft
 
 SCHEMA = 1
@@ -28,6 +29,12 @@ class Recipe:
 
     factory: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(network: str, **arguments: Any) -> Recipe:
+        """The recipe of a row of `surebound.nets.table`; raises UsageError when there is none."""
+        factory = find_network(network)
+        return Recipe(f"{factory.__module__}:{factory.__name__}", arguments)
 
     def build(self) -> nn.Module:
         """A fresh network; raises ModelError when there is no such factory."""
