@@ -189,3 +189,31 @@ def demo(
     from surebound.cli.demo import Job, run
 
     raise typer.Exit(run(Job(out, common)))
+
+
+@app.command()
+@with_common
+def train(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The run folder.")],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE.toml", help="A recipe of your own.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A published recipe, such as mnist-0.1-mtl-ibp.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes a key, such as run.epochs=3.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="D", help="The folder of the data.", show_default="SUREBOUND_DATA")
+    ] = None,
+    *,
+    common: Common,
+) -> None:
+    """Train a network: plain, adversarial or certified.
+
+    Goes on where an earlier run with the same recipe stopped.
+    """
+    from surebound.cli.train import Job, run
+
+    raise typer.Exit(run(Job(config, recipe, settings or (), out, data_dir, common)))

@@ -110,3 +110,31 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160, facecolor="white")
     return buffer.getvalue()
+
+
+COURSES = {
+    "loss": (("loss",), "training loss"),
+    "accuracy": (("clean", "pgd", "certified"), "% of the validation images"),
+    "unstable": (("unstable",), "unstable neurons per image"),
+    "eps": (("eps",), "radius"),
+}
+"""By picture: what it shows of the epochs of a run, and the words at its axis."""
+
+
+def courses(epochs: Sequence[Mapping[str, float]]) -> dict[str, bytes]:
+    """One picture per row of `COURSES`: how a training run went. epochs: its lines of metrics, in order."""
+    pictures: dict[str, bytes] = {}
+    for name, (series, words) in COURSES.items():
+        figure = _figure(7.2, 2.8)
+        axes = figure.subplots()
+        for colour, key in zip(LINES[1:], series, strict=False):
+            points = [(row["number"] + 1, row[key]) for row in epochs if key in row]
+            scale = 100 if name == "accuracy" else 1
+            axes.plot([x for x, _ in points], [scale * y for _, y in points], color=colour, label=key)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(words)
+        _plain(axes, grid="y")
+        if len(series) > 1:
+            axes.legend(frameon=False, fontsize=9)
+        pictures[name] = _png(figure)
+    return pictures

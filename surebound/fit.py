@@ -1,0 +1,233 @@
+"""From a recipe to a run folder: data, network, objective, loop, measures, plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surebound.attacks.adversarial import Pgd
+from surebound.data.augment import Augment
+from surebound.data.dataset import Dataset, Part
+from surebound.data.readers import load_dataset
+from surebound.errors import UsageError
+from surebound.graph.torch_export import trace
+from surebound.measures.accuracy import attacked, fraction, right
+from surebound.nets.table import find_network
+from surebound.reports.figures import courses
+from surebound.rowfile import claimed, replace_file
+from surebound.runs import Recipe, RunFolder
+from surebound.training.checkpoint import Checkpoint
+from surebound.training.distributed import first
+from surebound.training.initial import ibp_initial
+from surebound.training.loop import Epoch, Group, Run, train
+from surebound.training.recipe import Values, objective_of
+from surebound.training.scene import Bounded, images_within, margin_rows
+from surebound.training.schedules import Linear, Radii, Schedule, Smoothed, constant, cosine, cyclic, multistep
+from surebound.training.trainee import Trainee
+
+AT_ONCE = 100
+"""Images bounded in one pass."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network, in evaluation mode, its epochs and the summary that was written."""
+
+    network: nn.Module
+    epochs: tuple[Epoch, ...]
+    summary: Mapping[str, Any]
+
+
+def fit(
+    recipe: Values,
+    out: Path,
+    data_dir: Path | None = None,
+    say: Callable[[str, int, int], None] | None = None,
+) -> Fitted:
+    """Train by a recipe into the run folder `out`; a run that is there with the same recipe goes on.
+
+    say: told words and the steps done of all. Raises UsageError, DataError, ModelError.
+    """
+    with claimed(out) if first() else nullcontext():
+        return fitted(recipe, out, data_dir, say or (lambda words, done, total: None))
+
+
+def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str, int, int], None]) -> Fitted:
+    """`fit` in a folder that is ours."""
+    folder = RunFolder(out)
+    same_recipe(folder, recipe)
+    say("reading the data", 0, 0)
+    data = load_dataset(recipe["data"], data_dir, validation=recipe["validation"], seed=recipe["seed"])
+    part = data.train if recipe["images"] == 0 else data.train.first(recipe["images"])
+    kept = (data.validation if len(data.validation) else data.train).first(recipe["measure"]["images"])
+    made = network_of(recipe, data)
+    network = made.build()
+    if recipe["run"]["ibp_initial"]:
+        network = ibp_initial(network, example(recipe, part), recipe["seed"])
+    settings = recipe["run"]
+    eps = recipe["eps"] * recipe["radii"]["scale"]
+    per_epoch = -(-len(part) // settings["batch"])
+    run = Run(
+        epochs=settings["epochs"],
+        batch=settings["batch"],
+        momentum=settings["momentum"],
+        schedule=schedule_of(settings),
+        seed=recipe["seed"],
+        optimiser=settings["optimiser"],
+        eps=eps,
+        radii=radii_of(recipe["radii"], eps, per_epoch),
+        clip=settings["clip"] or None,
+        ema=settings["ema"] or None,
+        choose=settings["choose"] != "last",
+        from_epoch=0 if recipe["radii"]["shape"] == "fixed" else full_radius(recipe),
+    )
+    watch = Watch(recipe, folder, kept, Trainee(network, example(recipe, part)))
+    epochs = train(
+        network,
+        part,
+        objective_of(recipe),
+        [Group(list(network.parameters()), settings["rate"], settings["weight_decay"])],
+        run,
+        watch.score,
+        watch.note,
+        augment_of(recipe["augment"]),
+        Checkpoint(out),
+        lambda done, total: say(f"epoch {(done - 1) // per_epoch + 1} of {run.epochs}", done, total),
+    )
+    network.cpu()
+    summary = {"recipe": recipe, "validation": measures(watch.trainee, kept, recipe), "epochs": len(epochs)}
+    if first():
+        finish(folder, made, network, summary, example(recipe, part))
+    return Fitted(network, epochs, summary)
+
+
+def same_recipe(folder: RunFolder, recipe: Values) -> None:
+    """Make the folder, or check that it holds a run of the same recipe; UsageError otherwise."""
+    text = json.dumps(recipe, sort_keys=True)
+    there = folder.path / "recipe.json"
+    if there.exists():
+        if there.read_text() != text:
+            raise UsageError(f"{folder.path} holds a run of another recipe; choose another --out, or delete it")
+        return
+    if first():
+        RunFolder.create(folder.path)
+        folder.write_config(recipe)
+        replace_file(there, text.encode())
+
+
+def full_radius(recipe: Values) -> int:
+    """The first epoch whose radius has its full size, or the last one."""
+    return min(recipe["radii"]["start"] + recipe["radii"]["length"] - 1, recipe["run"]["epochs"] - 1)
+
+
+def network_of(recipe: Values, data: Dataset) -> Recipe:
+    """How the network is built; its data set's number of classes and image shape unless the recipe says others."""
+    given = dict(recipe["network"])
+    factory = find_network(given.pop("name"))
+    size = recipe["augment"]["size"]
+    shape = list(data.train.images.shape[1:]) if not size else [data.train.images.shape[1], size, size]
+    given = {"in_shape": shape, "classes": data.classes, "seed": recipe["seed"], **given}
+    return Recipe(f"{factory.__module__}:{factory.__name__}", given)
+
+
+def example(recipe: Values, part: Part) -> Tensor:
+    """One image as the network takes it."""
+    return centred(part.images[:1], recipe["augment"]["size"])
+
+
+def centred(images: Tensor, size: int) -> Tensor:
+    """The middle of the images, `size` high and wide; all of it for 0."""
+    if not size:
+        return images
+    top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
+    return images[:, :, top : top + size, left : left + size]
+
+
+def schedule_of(settings: Values) -> Schedule:
+    """The learning rate's schedule."""
+    if settings["schedule"] == "multistep":
+        inside = [epoch / settings["epochs"] for epoch in settings["milestones"] if epoch < settings["epochs"]]
+        return multistep(inside, settings["factor"])
+    return {"constant": constant, "cosine": cosine, "cyclic": cyclic(settings["peak"])}[settings["schedule"]]
+
+
+def radii_of(settings: Values, eps: float, per_epoch: int) -> Radii | None:
+    """The radius by step; None for always the same."""
+    if settings["shape"] == "fixed":
+        return None
+    if settings["shape"] == "linear":
+        return Linear(eps, settings["start"], settings["length"], per_epoch)
+    return Smoothed(eps, settings["start"], settings["length"], per_epoch, settings["mid"])
+
+
+def augment_of(settings: Values) -> Augment | None:
+    """How images are changed, if they are."""
+    if not settings["pad"] and not settings["flip"] and not settings["size"]:
+        return None
+    return Augment(settings["pad"], settings["border"], settings["size"] or None, settings["flip"])
+
+
+def measures(trainee: Trainee, part: Part, recipe: Values) -> dict[str, float]:
+    """Accuracy clean, under an attack and certified by IBP at the radius that is meant, and unstable neurons by IBP."""
+    eps, settings = recipe["eps"], recipe["measure"]
+    part = Part(centred(part.images, recipe["augment"]["size"]), part.labels, part.indices)
+    network = trainee.network
+    attack = Pgd(settings["attack_steps"], settings["attack_restarts"])
+    found, unstable = [], torch.zeros(())
+    with torch.no_grad():
+        values = trainee.values({})
+        for images, labels in zip(part.images.split(AT_ONCE), part.labels.split(AT_ONCE), strict=True):
+            bounded = Bounded(trainee, values, images_within(images, eps))
+            rows = margin_rows(labels, trainee.graph.output.numel, images)
+            found.append((bounded.ibp(rows) > 0).all(1))
+            for layer in bounded.pre_activations.values():
+                unstable += ((layer.ends.lower < 0) & (layer.ends.upper > 0)).sum()
+    return {
+        "clean": fraction(right(network, part.images, part.labels)),
+        "pgd": fraction(attacked(network, part, eps, attack)),
+        "certified": fraction(torch.cat(found)),
+        "unstable": float(unstable) / len(part),
+    }
+
+
+class Watch:
+    """Measures epochs on validation images and writes them to metrics.jsonl."""
+
+    def __init__(self, recipe: Values, folder: RunFolder, part: Part, trainee: Trainee) -> None:
+        self.recipe, self.folder, self.part, self.trainee = recipe, folder, part, trainee
+        self.measured: dict[str, float] = {}
+        self.count = 0
+
+    def score(self, network: nn.Module) -> float:
+        """What epochs are chosen by."""
+        self.count += 1
+        choose, every = self.recipe["run"]["choose"], self.recipe["measure"]["every"]
+        wanted = choose != "last" or (every > 0 and self.count % every == 0)
+        self.measured = measures(self.trainee, self.part, self.recipe) if wanted else {}
+        return self.measured.get(choose, 0.0)
+
+    def note(self, epoch: Epoch) -> None:
+        """One line of metrics; lines of a run that went further before it was killed are replaced."""
+        if not first():
+            return
+        path = self.folder.path / "metrics.jsonl"
+        before = [line for line in path.read_text().splitlines() if json.loads(line)["number"] < epoch.number]
+        lines = [*before, json.dumps({"kind": "epoch", **asdict(epoch), **self.measured})]
+        replace_file(path, ("\n".join(lines) + "\n").encode())
+
+
+def finish(folder: RunFolder, made: Recipe, network: nn.Module, summary: Mapping[str, Any], image: Tensor) -> None:
+    """Write the network, its ONNX file, the plots and the summary."""
+    folder.save_network(network, made)
+    trace(network, image).to_onnx(str(folder.path / "model.onnx"))
+    rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    for name, picture in courses(rows).items():
+        (folder.path / "plots" / f"{name}.png").write_bytes(picture)
+    folder.write_summary(summary)
