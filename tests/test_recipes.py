@@ -1,0 +1,291 @@
+"""Recipes, runs that continue, and what `surebound train` writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from surebound.cli.app import app
+from surebound.data.dataset import Part
+from surebound.data.digits import load_digits
+from surebound.errors import UsageError
+from surebound.fit import fit
+from surebound.graph.onnx_import import load_onnx
+from surebound.nets.small import digits_cnn
+from surebound.runs import load_network
+from surebound.training.checkpoint import Checkpoint
+from surebound.training.loop import Group, Run, train
+from surebound.training.objectives import OBJECTIVES
+from surebound.training.published import names, parts_of
+from surebound.training.recipe import Values, objective_of, read_toml, recipe_of, setting
+from surebound.training.schedules import Smoothed
+
+TINY = {
+    "data": "digits", "images": 200, "eps": 0.05,
+    "network": {"name": "digits_cnn", "channels": [2, 3], "hidden": 5},
+    "objective": {"name": "mtl-ibp", "alpha": 0.5},
+    "terms": {"fast-ibp": {"weight": 0.5}, "l1-weights": {"weight": 1e-6}},
+    "run": {"epochs": 3, "batch": 32, "optimiser": "adam", "rate": 0.005, "clip": 10.0},
+    "radii": {"shape": "smoothed", "start": 1, "length": 2},
+    "measure": {"images": 40, "attack_steps": 2},
+}  # fmt: skip
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def sets(values: Values, path: str = "") -> list[str]:
+    """TINY as options."""
+    found: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += sets(value, f"{path}{key}.")
+        else:
+            found += ["--set", f"{path}{key}={json.dumps(value)}"]
+    return found
+
+
+# ---------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_published_recipe_is_whole(name: str) -> None:
+    recipe = recipe_of(*parts_of(name))
+    assert objective_of(recipe) is not None and recipe["network"]["name"] == "cnn7"
+    assert recipe_of(*parts_of(name), {"network": {"width": 4}})["network"]["width"] == 4
+
+
+def test_published_numbers() -> None:
+    recipe = recipe_of(*parts_of("cifar10-2-mtl-ibp"))
+    assert recipe["eps"] == 2 / 255 and recipe["objective"]["alpha"] == 0.004
+    assert recipe["objective"]["attack"] == {"steps": 8, "step": 0.25, "reach": 2.1}
+    assert recipe["run"]["epochs"] == 160 and recipe["run"]["milestones"] == [120, 140] and recipe["run"]["clip"] == 10
+    assert recipe["radii"] == {"shape": "smoothed", "start": 2, "length": 80, "mid": 0.25, "scale": 1.0}
+    assert recipe["terms"] == {"fast-ibp": {"weight": 0.5}, "l1-weights": {"weight": 3e-6}}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"run": {"epoch": 3}}, "there is no 'run.epoch'; do you mean 'run.epochs'"),
+        ({"rum": {}}, "there is no 'rum'; do you mean 'run'"),
+        ({"run": {"epochs": 2.5}}, "run.epochs must be a whole number, got 2.5"),
+        ({"run": {"ibp_initial": 1}}, "run.ibp_initial must be true or false, got 1"),
+        ({"run": 3}, "run is a table; give its keys, such as run.epochs"),
+        ({"eps": {"a": 1}}, "eps is one value, not a table"),
+        (
+            {"run": {"schedule": "cosin"}},
+            "run.schedule must be one of constant, cosine, multistep, cyclic, got 'cosin'",
+        ),
+        ({"network": {"name": "cnn8"}}, "unknown network 'cnn8'"),
+        ({"network": {"name": "cnn7", "widht": 4}}, "there is no 'network.widht'; do you mean 'network.width'"),
+        ({"objective": {"name": "mtl"}}, "there is no 'mtl'; do you mean 'mtl-ibp'"),
+        ({"objective": {"name": "mtl-ibp", "alfa": 1}}, "there is no 'objective.alfa'; do you mean 'objective.alpha'"),
+        (
+            {"objective": {"name": "mtl-ibp", "attack": {"step": "x"}}},
+            "objective.attack.step must be a number, got 'x'",
+        ),
+        ({"objective": {"name": "ibp", "kappa": [1.0]}}, "objective.kappa must be 2 numbers"),
+        ({"terms": {"l1-weights": {}}}, "terms.l1-weights.weight must be a number"),
+        ({"terms": {"l1": {"weight": 1}}}, "there is no 'l1'; do you mean 'rs'|there is no 'l1'; do you mean 'l1-"),
+    ],
+)
+def test_what_a_recipe_cannot_say(given: Values, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        recipe_of(given)
+
+
+def test_another_objective_does_not_inherit_the_fields_of_the_former() -> None:
+    recipe = recipe_of(*parts_of("cifar10-2-mtl-ibp"), {"objective": {"name": "ibp"}})
+    assert recipe["objective"] == {"name": "ibp"}
+    assert recipe_of({"objective": {"name": "mtl-ibp"}}, {"objective": {"alpha": 0.25}})["objective"]["alpha"] == 0.25
+
+
+def test_settings_and_files(tmp_path: Path) -> None:
+    assert (
+        setting("a.b=3") == {"a": {"b": 3}}
+        and setting("a=ibp") == {"a": "ibp"}
+        and setting("x=[1, 2]") == {"x": [1, 2]}
+    )
+    with pytest.raises(UsageError, match="--set takes KEY=VALUE"):
+        setting("a.b")
+    (tmp_path / "a.toml").write_text("eps = 0.2\n[run]\nepochs = 4\n")
+    assert recipe_of(read_toml(tmp_path / "a.toml"))["run"]["epochs"] == 4
+    (tmp_path / "a.toml").write_text("eps = \n")
+    with pytest.raises(UsageError, match=r"a.toml is no TOML: .*line 1"):
+        read_toml(tmp_path / "a.toml")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_toml(tmp_path / "b.toml")
+    with pytest.raises(UsageError, match="there is no 'cifar10-2-mtl-ipb'; do you mean 'cifar10-2-mtl-ibp'"):
+        parts_of("cifar10-2-mtl-ipb")
+
+
+# ---------------------------------------------------------------- continuing
+
+
+class Stop(Exception):
+    """Ends a run from outside."""
+
+
+def weights_after(
+    folder: Path | None, stop: int | None = None, ema: float | None = None, optimiser: str = "adam"
+) -> list[Tensor]:
+    """Train a few steps; with `stop`, fail after so many and go on from the checkpoint."""
+    data = load_digits(0).train.first(100)
+
+    def go(limit: int | None) -> nn.Module:
+        network = nn.Sequential(digits_cnn(0, (2, 3), 5), nn.BatchNorm1d(10))
+        settings = Run(
+            3, 16, optimiser=optimiser, eps=0.05, radii=Smoothed(0.05, 1, 2, 7), clip=5.0, ema=ema, choose=True
+        )
+        kept = None if folder is None else Checkpoint(folder, every=0.0)
+
+        def done(step: int, total: int) -> None:
+            if limit is not None and step == limit:
+                raise Stop
+
+        train(
+            network, data, OBJECTIVES["mtl-ibp"](), [Group(list(network.parameters()), 0.01, 1e-4)], settings,
+            lambda n: float(next(n.parameters()).detach().sum()), checkpoint=kept, step_done=done,
+        )  # fmt: skip
+        return network
+
+    if stop is not None:
+        with pytest.raises(Stop):
+            go(stop)
+    return list(go(None).state_dict().values())
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw", "radam"])
+def test_a_run_continues_bit_for_bit(tmp_path: Path, optimiser: str) -> None:
+    whole = weights_after(None, ema=0.9, optimiser=optimiser)
+    for stop in (1, 6, 7, 8, 15):
+        (tmp_path / str(stop)).mkdir()
+        again = weights_after(tmp_path / str(stop), stop, ema=0.9, optimiser=optimiser)
+        assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True)), stop
+
+
+def test_averaged_weights_are_what_is_kept() -> None:
+    pairs = zip(weights_after(None), weights_after(None, ema=0.5), strict=True)
+    assert not all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    weights_after(tmp_path)
+    other = digits_cnn(0, (3, 3), 5)
+    part = load_digits(0).train.first(20)
+    with pytest.raises(UsageError, match="checkpoint.safetensors cannot be continued"):
+        train(other, part, OBJECTIVES["standard"](), [Group(list(other.parameters()), 0.1)], Run(1), lambda n: 0.0,
+              checkpoint=Checkpoint(tmp_path))  # fmt: skip
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"x" * 40)
+    with pytest.raises(UsageError, match="checkpoint.safetensors cannot be continued"):
+        weights_after(tmp_path)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_what_a_run_folder_holds(tmp_path: Path) -> None:
+    result = run("train", "--out", tmp_path / "run", "--json", "--threads", 1, *sets(TINY))
+    assert result.exit_code == 0, result.stderr
+    out, told = tmp_path / "run", json.loads(result.stdout)
+    assert told == json.loads((out / "summary.json").read_text()) and told["schema"] == 1
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["number"] for row in rows] == [0, 1, 2] and rows[0]["eps"] < rows[1]["eps"] <= rows[2]["eps"] == 0.05
+    assert all({"loss", "clean", "pgd", "certified", "unstable"} <= set(row) for row in rows)
+    assert {path.name for path in (out / "plots").iterdir()} == {"loss.png", "accuracy.png", "unstable.png", "eps.png"}
+    assert recipe_of(read_toml(out / "config.toml")) == told["recipe"]
+    network, x = load_network(out), torch.rand(3, 1, 8, 8)
+    graph = load_onnx(out / "model.onnx")
+    assert graph.original is not None
+    assert torch.allclose(graph.original(x.reshape(3, *graph.input.shape)).flatten(1), network(x), atol=1e-5)
+    again = run("evaluate", out, "--data", "digits", "--eps", 0.05, "--n", 4, "--timeout", 5, "--out", tmp_path / "e")
+    assert again.exit_code == 0, again.stderr
+
+
+def test_a_file_gives_the_same_run(tmp_path: Path) -> None:
+    run("train", "--out", tmp_path / "a", "--threads", 1, *sets(TINY))
+    result = run("train", tmp_path / "a" / "config.toml", "--out", tmp_path / "b", "--threads", 1)
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    longer = {**TINY, "run": {**TINY["run"], "epochs": 12}}  # type: ignore[dict-item]
+    words = ["train", "--out", str(tmp_path / "killed"), "--threads", "1", *sets(longer)]
+    process = subprocess.Popen([sys.executable, "-m", "surebound", *words], stderr=subprocess.PIPE, env={**os.environ})
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 1):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    assert run(*words).exit_code == 0
+    assert run("train", "--out", tmp_path / "whole", "--threads", 1, *sets(longer)).exit_code == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    rows = [json.loads(line)["number"] for line in metrics.read_text().splitlines()]
+    assert rows == list(range(12))
+
+
+def test_messages(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for words, message in (
+        (["--recipe", "mnist"], "do you mean 'mnist-0"),
+        (["x.toml", "--recipe", "mnist-0.1-ibp"], "give a TOML file or --recipe, not both"),
+        (["--set", "run.epoch=1"], "do you mean 'run.epochs'"),
+        (["--set", "data=digts"], "unknown data set 'digts'"),
+        (["--device", "cuda"], "cuda"),
+    ):
+        result = run("train", "--out", out, *words)
+        assert result.exit_code == 2 and message in result.stderr, result.stderr
+    assert run("train", "--out", out, "--threads", 1, *sets(TINY)).exit_code == 0
+    result = run("train", "--out", out, "--threads", 1, *sets({**TINY, "eps": 0.06}))
+    assert result.exit_code == 2 and "holds a run of another recipe" in result.stderr
+
+
+def test_seeds_change_runs_and_zero_is_one_of_them(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        fit(recipe_of({**TINY, "seed": seed}), tmp_path / name)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert not torch.equal(one["1.weight"], two["1.weight"])
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def worker(rank: int, count: int, folder: str) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
+    network = digits_cnn(0, (2, 3), 5)
+    part = load_digits(0).train.first(64)
+    train(network, part, OBJECTIVES["standard"](), [Group(list(network.parameters()), 0.05)], Run(2, 16),
+          lambda n: 0.0, checkpoint=Checkpoint(Path(folder)))  # fmt: skip
+    torch.save([p.detach() for p in network.parameters()], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    mp.start_processes(worker, (2, str(tmp_path)), 2, start_method="spawn")
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    alone = digits_cnn(0, (2, 3), 5)
+    part: Part = load_digits(0).train.first(64)
+    train(alone, part, OBJECTIVES["standard"](), [Group(list(alone.parameters()), 0.05)], Run(2, 16), lambda n: 0.0)
+    for one, two, expected in zip(*found, alone.parameters(), strict=True):
+        assert torch.equal(one, two) and torch.allclose(one, expected.detach(), atol=1e-5)
