@@ -62,7 +62,6 @@ def fit(
 def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str, int, int], None]) -> Fitted:
     """`fit` in a folder that is ours."""
     folder = RunFolder(out)
-    same_recipe(folder, recipe)
     say("reading the data", 0, 0)
     data = load_dataset(recipe["data"], data_dir, validation=recipe["validation"], seed=recipe["seed"])
     part = data.train if recipe["images"] == 0 else data.train.first(recipe["images"])
@@ -88,6 +87,7 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
         choose=settings["choose"] != "last",
         from_epoch=0 if recipe["radii"]["shape"] == "fixed" else full_radius(recipe),
     )
+    same_recipe(folder, recipe)
     watch = Watch(recipe, folder, kept, Trainee(network, example(recipe, part)))
     epochs = train(
         network,
