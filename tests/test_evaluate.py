@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from surebound.cli.app import app
@@ -24,7 +24,7 @@ from surebound.cli.evaluate import COLUMNS
 from surebound.data.dataset import Part
 from surebound.data.digits import load_digits
 from surebound.data.readers import load_part
-from surebound.errors import DataError, OutOfMemory, UsageError
+from surebound.errors import DataError, OutOfMemory, TraceMismatch, UsageError
 from surebound.graph.ir import Graph
 from surebound.graph.torch_export import trace
 from surebound.measures import verified
@@ -175,6 +175,28 @@ def test_methods_that_are_left_out_leave_images_open(graph: Graph) -> None:
 def test_a_norm_of_two(graph: Graph) -> None:
     found = evaluate(graph, part(10), 0.05, 2, config())
     assert "verified" in {item.status for item in found}
+
+
+class Scaled(nn.Module):
+    """Two logits; `scale` is no tensor, so a graph keeps the one it was traced with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, :1]
+        return torch.cat([1 + self.scale * (0.5 - first), 0 * first], 1)
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown", "alpha-crown", "complete"])
+def test_a_module_that_has_changed_since_is_not_proven_by_its_old_graph(method: str) -> None:
+    net, images = Scaled().eval(), torch.full((1, 1, 2, 2), 0.5)
+    graph = trace(net, images)
+    net.scale = 100.0
+    some = Part(images, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(TraceMismatch, match="has changed since it was traced"):
+        evaluate(graph, some, 0.1, config=config("clean", method))
 
 
 def test_logits_that_are_not_finite_are_an_error() -> None:

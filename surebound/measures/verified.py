@@ -26,7 +26,9 @@ from surebound.data.dataset import Part
 from surebound.errors import DataError, OutOfMemory, UsageError
 from surebound.graph.ir import Graph
 from surebound.graph.ir import evaluate as values_of
+from surebound.graph.module_original import ModuleOriginal
 from surebound.graph.prepare import prepare
+from surebound.graph.torch_frontend.compare import compare_again
 from surebound.properties import Property, robust
 from surebound.regions import Region
 from surebound.search.engine import confirmed
@@ -263,7 +265,8 @@ def evaluate(
     eps: radius in units of pixels in [0, 1], the network's input units; norm: inf, 2 or 1. judged: called with each
     image as soon as it is decided. show: told in words how far the work is.
     The graph's original network answers first; images that it gets wrong count as "wrong", those on which its
-    logits are not finite as "error". Raises DataError for images that do not fit the network.
+    logits are not finite as "error". A traced graph is compared with its module first, as `verify` does it.
+    Raises DataError for images that do not fit the network, TraceMismatch for a module that has changed.
     """
     chosen, hear, say = config or EvaluateConfig(), judged or (lambda item: None), show or (lambda words: None)
     numel = graph.input.numel
@@ -272,6 +275,8 @@ def evaluate(
             f"the images have {part.images[0].numel()} values each ({tuple(part.images.shape[1:])}), the network's "
             f"input has {numel} ({graph.input.shape}); evaluate it on the data it was made for"
         )
+    if isinstance(graph.original, ModuleOriginal):
+        compare_again(graph, graph.original)
     found: list[Judged] = []
     for piece in pieces(len(part), chosen.pool or len(part)):
         found += pooled(graph, part.take(torch.arange(piece.start, piece.stop)), eps, norm, chosen, hear, say)
