@@ -24,7 +24,7 @@ from surebound.cli.evaluate import COLUMNS
 from surebound.data.dataset import Part
 from surebound.data.digits import load_digits
 from surebound.data.readers import load_part
-from surebound.errors import DataError, OutOfMemory, TraceMismatch, UsageError
+from surebound.errors import DataError, OutOfMemory, SpecError, TraceMismatch, UsageError
 from surebound.graph.ir import Graph
 from surebound.graph.torch_export import trace
 from surebound.measures import verified
@@ -244,6 +244,21 @@ def test_images_of_another_size_are_refused(graph: Graph) -> None:
         evaluate(graph, images, EPS, config=config())
 
 
+def test_images_with_their_axes_in_another_order_are_refused() -> None:
+    last = trace(nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).eval(), torch.zeros(1, 4, 4, 3))
+    images = Part(torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(DataError, match="as many values in another order"):
+        evaluate(last, images, EPS, config=config())
+    flat = trace(nn.Linear(48, 10).eval(), torch.zeros(1, 48))
+    assert len(evaluate(flat, images, EPS, config=config("clean"))) == 1
+
+
+def test_labels_that_the_network_does_not_know_are_refused() -> None:
+    net = trace(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).eval(), part(1).images)
+    with pytest.raises(SpecError, match=r"label 9 is not one of the 5 classes 0\.\.4"):
+        evaluate(net, part(12), EPS, config=config("clean"))
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -338,7 +353,9 @@ def test_two_runs_do_not_share_a_folder(weights: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         (["--eps", "8/0"], "--eps must be a number or a fraction such as 8/255, got '8/0'"),
+        (["--eps", "8/"], "--eps must be a number or a fraction such as 8/255, got '8/'"),
         (["--eps", "-0.1"], "eps"),
+        (["--eps", "nan"], "eps must be a finite number"),
         (["--norm", "3"], "norm"),
         (["--n", "0"], "--n must be from 1 to 359, the number of test images, got 0"),
         (["--indices", "nowhere.txt"], "give --n or --indices, not both"),
@@ -351,7 +368,7 @@ def test_two_runs_do_not_share_a_folder(weights: Path, tmp_path: Path) -> None:
 def test_messages(weights: Path, tmp_path: Path, change: list[str], message: str) -> None:
     result = run(*command(weights, tmp_path / "out", *change))
     assert result.exit_code == 2 and message in result.stderr, result.stderr
-    assert result.stdout == "" and not (tmp_path / "out" / "summary.json").exists()
+    assert result.stdout == "" and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def evaluated(job: Job) -> dict[str, Any]:
 
         from surebound.cli.loading import load_model
         from surebound.data.readers import load_part
-        from surebound.measures.verified import EvaluateConfig, evaluate, summary
+        from surebound.measures.verified import EvaluateConfig, check_asked, evaluate, summary
         from surebound.search.verify import VerifyConfig
 
         machine = job.common.machine()
@@ -92,6 +92,7 @@ def evaluated(job: Job) -> dict[str, Any]:
         part = load_part(job.data, job.data_dir, "test", indices=None if job.indices is None else listed(job.indices))
         part = part if job.n is None else part.take(torch.arange(first(job.n, len(part))))
         graph, digest = load_model(job.model, job.weights, part.images[:1])
+        check_asked(graph, part, eps, norm)
         search = VerifyConfig(
             timeout=TIMEOUT if job.common.timeout is None else job.common.timeout,
             dtype=machine.dtype,
@@ -139,9 +140,9 @@ def evaluated(job: Job) -> dict[str, Any]:
 
 def number(text: str, option: str) -> float:
     """A number, `inf`, or a fraction such as 8/255; UsageError otherwise."""
-    above, _, below = text.partition("/")
+    above, slash, below = text.partition("/")
     try:
-        value = float(above) / (float(below) if below else 1.0)
+        value = float(above) / (float(below) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
         raise UsageError(f"{option} must be a number or a fraction such as 8/255, got '{text}'") from None
     return value

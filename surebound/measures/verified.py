@@ -266,21 +266,33 @@ def evaluate(
     image as soon as it is decided. show: told in words how far the work is.
     The graph's original network answers first; images that it gets wrong count as "wrong", those on which its
     logits are not finite as "error". A traced graph is compared with its module first, as `verify` does it.
-    Raises DataError for images that do not fit the network, TraceMismatch for a module that has changed.
+    Raises what `check_asked` does, and TraceMismatch for a module that has changed.
     """
     chosen, hear, say = config or EvaluateConfig(), judged or (lambda item: None), show or (lambda words: None)
-    numel = graph.input.numel
-    if part.images[0].numel() != numel:
-        raise DataError(
-            f"the images have {part.images[0].numel()} values each ({tuple(part.images.shape[1:])}), the network's "
-            f"input has {numel} ({graph.input.shape}); evaluate it on the data it was made for"
-        )
+    check_asked(graph, part, eps, norm)
     if isinstance(graph.original, ModuleOriginal):
         compare_again(graph, graph.original)
     found: list[Judged] = []
     for piece in pieces(len(part), chosen.pool or len(part)):
         found += pooled(graph, part.take(torch.arange(piece.start, piece.stop)), eps, norm, chosen, hear, say)
     return found
+
+
+def check_asked(graph: Graph, part: Part, eps: float, norm: float) -> None:
+    """Raise DataError for images that do not fit the network, SpecError for a label, eps or norm that makes no sense."""
+    numel, shape = graph.input.numel, tuple(part.images.shape[1:])
+    if part.images[0].numel() != numel:
+        raise DataError(
+            f"the images have {part.images[0].numel()} values each ({shape}), the network's "
+            f"input has {numel} ({graph.input.shape}); evaluate it on the data it was made for"
+        )
+    wanted, given = (tuple(size for size in each if size > 1) for each in (graph.input.shape, shape))
+    if wanted != given and min(len(wanted), len(given)) > 1:
+        raise DataError(
+            f"the images are {shape}, the network's input is {graph.input.shape}: as many values in another order; "
+            "put the network behind a transposition"
+        )
+    robust(part.images[0], int(part.labels.max()), eps, graph.output.numel, norm)
 
 
 def pooled(
