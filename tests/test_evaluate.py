@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from surebound.bounds.crown import Ibp
+from surebound.bounds.query import Bounds, Query
 from surebound.cli.app import app
 from surebound.cli.evaluate import COLUMNS
 from surebound.data.dataset import Part
@@ -30,7 +32,6 @@ from surebound.graph.torch_export import trace
 from surebound.measures import verified
 from surebound.measures.verified import METHODS, EvaluateConfig, Judged, evaluate, summary
 from surebound.nets.small import digits_cnn
-from surebound.search.verdict import Unknown
 from surebound.search.verify import VerifyConfig
 
 EPS = 0.02
@@ -222,7 +223,36 @@ def test_an_image_is_charged_little_more_than_it_may_be(graph: Graph) -> None:
     began = time.monotonic()
     found = evaluate(graph, part(6), 0.2, config=asked)
     assert time.monotonic() - began < 6 * 0.5 * 1.02 + 5
-    assert all(isinstance(item.outcome.verdict, Unknown) for item in found if item.status == "unknown" and item.outcome)
+    assert {item.reason for item in found if item.status == "unknown"} <= {"not decided within 0.5 s"}
+
+
+def test_cheap_methods_keep_to_the_timeout_too(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def slow(name: str) -> Callable[..., None]:
+        def stage(task: Any, at: torch.Tensor, tell: Any, show: Any) -> None:
+            tried.append(name)
+            verified.bounded(lambda *_: Slow())(task, at, tell, show)
+
+        return stage
+
+    monkeypatch.setattr(verified, "STAGES", {name: slow(name) for name in ("ibp", "crown")})
+    monkeypatch.setattr(verified, "AT_ONCE", 1)
+    asked = EvaluateConfig(("clean", "ibp", "crown"), search=VerifyConfig(timeout=0.02))
+    found = evaluate(graph, part(40), 0.3, config=asked)
+    late = [item for item in found if item.status == "unknown"]
+    assert tried == ["ibp"] and late
+    assert {item.reason for item in late} == {"not decided within 0.02 s"}
+    assert all(0.02 <= item.seconds < 0.04 for item in late)
+    assert sum("ibp" in item.lower for item in late) < len(late) / 2
+
+
+class Slow:
+    """Interval arithmetic that takes its time."""
+
+    def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
+        time.sleep(0.1)
+        return Ibp().bound(query, warm)
 
 
 @pytest.mark.parametrize(

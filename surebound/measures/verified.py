@@ -128,6 +128,11 @@ class Task:
     params: Mapping[torch.dtype, Mapping[str, Tensor]]
     roots: Roots
 
+    def late(self, images: int) -> Callable[[], bool]:
+        """Tells whether so many images have used up their time together, counted from now."""
+        deadline = time.monotonic() + images * self.config.search.timeout
+        return lambda: time.monotonic() > deadline
+
     @staticmethod
     def of(graph: Graph, part: Part, properties: Sequence[Property], config: EvaluateConfig) -> Task:
         """Make the images of a pool ready."""
@@ -173,11 +178,14 @@ def attacked(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
     """Gradient descent on the margin from the image and from random points; the best point is replayed."""
     graph, params = task.prepared, task.params[torch.float32]
     generator = torch.Generator().manual_seed(task.config.search.seed)
+    late = task.late(len(at))
 
     def network(x: Tensor) -> Tensor:
         return values_of(graph, params, x)[graph.output.name].flatten(1)
 
     for piece in pieces(len(at), AT_ONCE):
+        if late():
+            return
         here = at[piece]
         region, rows = task.region(here).to(torch.float32), task.rows(here).float().flatten(2)
 
@@ -186,7 +194,7 @@ def attacked(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
 
         images = task.part.images[here].reshape(len(here), 1, *graph.input.shape)
         starts = torch.cat([images, region.sample(task.config.descent.restarts - 1, generator)], 1)
-        points, margins = pgd(network, region, margin, margin, starts, task.config.descent, lambda: False)
+        points, margins = pgd(network, region, margin, margin, starts, task.config.descent, late)
         best = margins.argmin(1)
         for k, i in enumerate(here.tolist()):
             least, point = float(margins[k, best[k]]), points[k, best[k]]
@@ -203,7 +211,10 @@ def bounded(method: Callable[[EvaluateConfig, Memory], Method]) -> Callable[[Tas
     def stage(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
         made = method(task.config, Memory(task.config.search.memory))
         again = replace(made, steps=0) if isinstance(made, AlphaCrown) else made
+        late = task.late(len(at))
         for piece in pieces(len(at), AT_ONCE):
+            if late():
+                return
             here = at[piece]
             found = made.bound(task.query(here, task.config.search.dtype))
             lower = found.lower.detach().amin(1).double()
@@ -279,7 +290,7 @@ def evaluate(
 
 
 def check_asked(graph: Graph, part: Part, eps: float, norm: float) -> None:
-    """Raise DataError for images that do not fit the network, SpecError for a label, eps or norm that makes no sense."""
+    """Raise DataError for images that do not fit the network, SpecError for a label, eps or norm without sense."""
     numel, shape = graph.input.numel, tuple(part.images.shape[1:])
     if part.images[0].numel() != numel:
         raise DataError(
@@ -342,9 +353,10 @@ class Board:
         self.trouble = ""
 
     def run(self, name: str, task: Task, show: Show) -> None:
-        """One method on the images that are open; each is charged its share of the time."""
+        """One method on the images that are open; each is charged its share of the time, and ends with its timeout."""
         at, began = list(self.open), time.monotonic()
         verdicts: dict[int, Verdict] = {}
+        too_late = Unknown(f"not decided within {task.config.search.timeout:.3g} s", "timeout")
 
         def tell(i: int, finding: Finding) -> None:
             if finding.lower is not None:
@@ -354,7 +366,9 @@ class Board:
             if finding.verdict is not None:
                 verdicts[i] = finding.verdict
             if finding.outcome is not None:
-                self.close(i, replace(finding.outcome, charged=finding.outcome.charged + self.charged[i]))
+                late = isinstance(verdict := finding.outcome.verdict, Unknown) and verdict.kind == "timeout"
+                charged = finding.outcome.charged + self.charged[i]
+                self.close(i, replace(finding.outcome, verdict=too_late if late else verdict, charged=charged))
 
         try:
             STAGES[name](self.left(task, at), torch.tensor(at), tell, show)
@@ -365,12 +379,13 @@ class Board:
             self.charged[i] += share
             if i in verdicts:
                 self.close(i, Outcome(verdicts[i], 0, name, {name: share}, self.charged[i]))
+            elif self.charged[i] >= task.config.search.timeout:
+                self.close(i, Outcome(too_late, 0, name, {name: share}, self.charged[i]))
 
     def left(self, task: Task, at: Sequence[int]) -> Task:
         """The task with the time that each image has left at least."""
-        search = task.config.search
-        left = max(search.timeout - max(self.charged[i] for i in at), search.timeout / 100)
-        return replace(task, config=replace(task.config, search=replace(search, timeout=left)))
+        left = task.config.search.timeout - max(self.charged[i] for i in at)
+        return replace(task, config=replace(task.config, search=replace(task.config.search, timeout=left)))
 
     def close(self, i: int, outcome: Outcome) -> None:
         """An image is decided, or nobody looks at it any more."""
