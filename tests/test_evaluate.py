@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -427,3 +428,40 @@ def test_other_settings_do_not_mix(weights: Path, tmp_path: Path) -> None:
     result = run(*command(weights, tmp_path / "out"))
     assert result.exit_code == 2 and "config.json is not one of ours" in result.stderr
     assert (tmp_path / "out" / "rows.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("verified", "great"), "rows.csv:3: a damaged row (there is no status 'great')"),
+        ((",0,0.", ",0,x,0."), "rows.csv:3: not a row of results of this version"),
+        (("verified,,", "verified,,x"), "rows.csv:3: a damaged row (could not convert string to float"),
+        (("18,8,8", "18,3,8"), "has the label 3 there and 8 in the data"),
+        (("18,8,8", "2,2,1"), "rows.csv:3: image 2 again"),
+    ],
+)
+def test_rows_that_were_changed_are_not_counted(
+    weights: Path, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    words, path = command(weights, tmp_path / "out", "--methods", "clean,crown"), tmp_path / "out" / "rows.csv"
+    assert run(*words).exit_code == 0
+    lines = path.read_text().splitlines()
+    assert change[0] in lines[2]
+    lines[2] = lines[2].replace(*change)
+    path.write_text("\n".join([*lines, ""]))
+    before = (tmp_path / "out" / "summary.json").read_bytes()
+    result = run(*words)
+    assert result.exit_code == 2 and message in result.stderr, result.stderr
+    assert (tmp_path / "out" / "summary.json").read_bytes() == before
+
+
+def test_other_data_of_the_same_name_do_not_mix(weights: Path, tmp_path: Path) -> None:
+    images = part(2).images.numpy()
+    for name, labels in (("a", [2, 8]), ("b", [8, 2])):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "mine.npz", images=images, labels=labels)
+    words = ["evaluate", FACTORY, "--weights", str(weights), "--data", "npz:mine.npz", "--eps", "0", "--threads", "1"]
+    for name, code in (("a", 0), ("b", 2), ("a", 0)):
+        result = run(*words, "--data-dir", str(tmp_path / name), "--out", str(tmp_path / "out"))
+        assert result.exit_code == code, result.stderr
+        assert code == 0 or "holds results with another data_dir" in result.stderr

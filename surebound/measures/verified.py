@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ from surebound.search.verify import NEAR, Progress, VerifyConfig, verify
 from surebound.witness import replay
 
 Status = Literal["wrong", "falsified", "verified", "unknown", "error"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 AT_ONCE = 64
 """Images bounded or attacked in one pass."""
