@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_files import W1, write_model
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -465,3 +467,34 @@ def test_other_data_of_the_same_name_do_not_mix(weights: Path, tmp_path: Path) -
         result = run(*words, "--data-dir", str(tmp_path / name), "--out", str(tmp_path / "out"))
         assert result.exit_code == code, result.stderr
         assert code == 0 or "holds results with another data_dir" in result.stderr
+
+
+def test_weights_beside_an_onnx_file_are_part_of_the_model(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((4, 1, 1, 2)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", images=images, labels=[0, 1, 0, 1])
+    words = ["evaluate", str(tmp_path / "net.onnx"), "--data", "npz:mine.npz", "--data-dir", str(tmp_path)]
+    words += ["--eps", "0", "--threads", "1", "--out", str(tmp_path / "out")]
+    for scale, code in ((1, 0), (-1, 2)):
+        model = onnx.load(write_model(tmp_path / "net.onnx", w1=(W1 * scale).astype(np.float32)))
+        (tmp_path / "w.bin").unlink(missing_ok=True)
+        onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+        result = run(*words)
+        assert result.exit_code == code, result.stderr
+        assert code == 0 or "holds results with another model_sha256" in result.stderr
+
+
+def test_weights_go_with_a_factory_only(weights: Path, tmp_path: Path) -> None:
+    result = run(*(str(tmp_path) if word == FACTORY else word for word in command(weights, tmp_path / "out")))
+    assert result.exit_code == 2 and "--weights goes with a factory" in result.stderr
+
+
+@pytest.mark.parametrize("body", ["import sys; sys.exit(0)", "raise ValueError('no')", "import sys; sys.path.clear()"])
+def test_factories_that_fail_are_bad_input(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    (tmp_path / "homemade.py").write_text(f"def make():\n    {body}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "homemade", raising=False)
+    words = command(weights, tmp_path / "out")
+    result = run(*("homemade:make" if word == FACTORY else word for word in words))
+    assert result.exit_code == 2 and "homemade:make" in result.stderr, result.stderr
