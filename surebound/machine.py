@@ -25,6 +25,10 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([kmgt]?i?)b?", re.IGNORECASE)
 _DEVICE = re.compile(r"cpu|cuda(?::(0|[1-9][0-9]*))?")
 
 
+LONGEST = 1e8
+"""Seconds, three years: longer limits are as good as none, and the system's clock may not take them."""
+
+
 class TimeLimit(SureboundError):
     """The time allowed is over."""
 
@@ -108,7 +112,7 @@ def time_limit(seconds: float | None, what: str) -> Iterator[None]:
         raise TimeLimit(f"{what} did not end within {seconds:g} seconds; allow more with --timeout")
 
     handler = signal.signal(signal.SIGALRM, over)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer = signal.setitimer(signal.ITIMER_REAL, min(seconds, LONGEST))
     try:
         yield
     finally:

@@ -9,28 +9,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from tiny_files import W1, write_model
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from surebound.bounds.crown import Ibp
+from surebound.bounds.query import Bounds, Query
 from surebound.cli.app import app
 from surebound.cli.evaluate import COLUMNS
 from surebound.data.dataset import Part
 from surebound.data.digits import load_digits
 from surebound.data.readers import load_part
-from surebound.errors import DataError, OutOfMemory, UsageError
+from surebound.errors import DataError, OutOfMemory, SpecError, TraceMismatch, UsageError
 from surebound.graph.ir import Graph
 from surebound.graph.torch_export import trace
 from surebound.measures import verified
 from surebound.measures.verified import METHODS, EvaluateConfig, Judged, evaluate, summary
 from surebound.nets.small import digits_cnn
-from surebound.search.verdict import Unknown
 from surebound.search.verify import VerifyConfig
 
 EPS = 0.02
@@ -177,6 +181,28 @@ def test_a_norm_of_two(graph: Graph) -> None:
     assert "verified" in {item.status for item in found}
 
 
+class Scaled(nn.Module):
+    """Two logits; `scale` is no tensor, so a graph keeps the one it was traced with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, :1]
+        return torch.cat([1 + self.scale * (0.5 - first), 0 * first], 1)
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown", "alpha-crown", "complete"])
+def test_a_module_that_has_changed_since_is_not_proven_by_its_old_graph(method: str) -> None:
+    net, images = Scaled().eval(), torch.full((1, 1, 2, 2), 0.5)
+    graph = trace(net, images)
+    net.scale = 100.0
+    some = Part(images, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(TraceMismatch, match="has changed since it was traced"):
+        evaluate(graph, some, 0.1, config=config("clean", method))
+
+
 def test_logits_that_are_not_finite_are_an_error() -> None:
     images = torch.ones(1, 1, 8, 8)
     told = verified.predictions(
@@ -200,7 +226,36 @@ def test_an_image_is_charged_little_more_than_it_may_be(graph: Graph) -> None:
     began = time.monotonic()
     found = evaluate(graph, part(6), 0.2, config=asked)
     assert time.monotonic() - began < 6 * 0.5 * 1.02 + 5
-    assert all(isinstance(item.outcome.verdict, Unknown) for item in found if item.status == "unknown" and item.outcome)
+    assert {item.reason for item in found if item.status == "unknown"} <= {"not decided within 0.5 s"}
+
+
+def test_cheap_methods_keep_to_the_timeout_too(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def slow(name: str) -> Callable[..., None]:
+        def stage(task: Any, at: torch.Tensor, tell: Any, show: Any) -> None:
+            tried.append(name)
+            verified.bounded(lambda *_: Slow())(task, at, tell, show)
+
+        return stage
+
+    monkeypatch.setattr(verified, "STAGES", {name: slow(name) for name in ("ibp", "crown")})
+    monkeypatch.setattr(verified, "AT_ONCE", 1)
+    asked = EvaluateConfig(("clean", "ibp", "crown"), search=VerifyConfig(timeout=0.02))
+    found = evaluate(graph, part(40), 0.3, config=asked)
+    late = [item for item in found if item.status == "unknown"]
+    assert tried == ["ibp"] and late
+    assert {item.reason for item in late} == {"not decided within 0.02 s"}
+    assert all(0.02 <= item.seconds < 0.04 for item in late)
+    assert sum("ibp" in item.lower for item in late) < len(late) / 2
+
+
+class Slow:
+    """Interval arithmetic that takes its time."""
+
+    def bound(self, query: Query, warm: Mapping[str, Tensor] | None = None) -> Bounds:
+        time.sleep(0.1)
+        return Ibp().bound(query, warm)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +275,21 @@ def test_images_of_another_size_are_refused(graph: Graph) -> None:
     images = Part(torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     with pytest.raises(DataError, match="the images have 16 values each .* input has 64"):
         evaluate(graph, images, EPS, config=config())
+
+
+def test_images_with_their_axes_in_another_order_are_refused() -> None:
+    last = trace(nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).eval(), torch.zeros(1, 4, 4, 3))
+    images = Part(torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(DataError, match="as many values in another order"):
+        evaluate(last, images, EPS, config=config())
+    flat = trace(nn.Linear(48, 10).eval(), torch.zeros(1, 48))
+    assert len(evaluate(flat, images, EPS, config=config("clean"))) == 1
+
+
+def test_labels_that_the_network_does_not_know_are_refused() -> None:
+    net = trace(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).eval(), part(1).images)
+    with pytest.raises(SpecError, match=r"label 9 is not one of the 5 classes 0\.\.4"):
+        evaluate(net, part(12), EPS, config=config("clean"))
 
 
 # ---------------------------------------------------------------- the command
@@ -316,7 +386,9 @@ def test_two_runs_do_not_share_a_folder(weights: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         (["--eps", "8/0"], "--eps must be a number or a fraction such as 8/255, got '8/0'"),
+        (["--eps", "8/"], "--eps must be a number or a fraction such as 8/255, got '8/'"),
         (["--eps", "-0.1"], "eps"),
+        (["--eps", "nan"], "eps must be a finite number"),
         (["--norm", "3"], "norm"),
         (["--n", "0"], "--n must be from 1 to 359, the number of test images, got 0"),
         (["--indices", "nowhere.txt"], "give --n or --indices, not both"),
@@ -329,7 +401,7 @@ def test_two_runs_do_not_share_a_folder(weights: Path, tmp_path: Path) -> None:
 def test_messages(weights: Path, tmp_path: Path, change: list[str], message: str) -> None:
     result = run(*command(weights, tmp_path / "out", *change))
     assert result.exit_code == 2 and message in result.stderr, result.stderr
-    assert result.stdout == "" and not (tmp_path / "out" / "summary.json").exists()
+    assert result.stdout == "" and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -358,3 +430,71 @@ def test_other_settings_do_not_mix(weights: Path, tmp_path: Path) -> None:
     result = run(*command(weights, tmp_path / "out"))
     assert result.exit_code == 2 and "config.json is not one of ours" in result.stderr
     assert (tmp_path / "out" / "rows.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("verified", "great"), "rows.csv:3: a damaged row (there is no status 'great')"),
+        ((",0,0.", ",0,x,0."), "rows.csv:3: not a row of results of this version"),
+        (("verified,,", "verified,,x"), "rows.csv:3: a damaged row (could not convert string to float"),
+        (("18,8,8", "18,3,8"), "has the label 3 there and 8 in the data"),
+        (("18,8,8", "2,2,1"), "rows.csv:3: image 2 again"),
+    ],
+)
+def test_rows_that_were_changed_are_not_counted(
+    weights: Path, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    words, path = command(weights, tmp_path / "out", "--methods", "clean,crown"), tmp_path / "out" / "rows.csv"
+    assert run(*words).exit_code == 0
+    lines = path.read_text().splitlines()
+    assert change[0] in lines[2]
+    lines[2] = lines[2].replace(*change)
+    path.write_text("\n".join([*lines, ""]))
+    before = (tmp_path / "out" / "summary.json").read_bytes()
+    result = run(*words)
+    assert result.exit_code == 2 and message in result.stderr, result.stderr
+    assert (tmp_path / "out" / "summary.json").read_bytes() == before
+
+
+def test_other_data_of_the_same_name_do_not_mix(weights: Path, tmp_path: Path) -> None:
+    images = part(2).images.numpy()
+    for name, labels in (("a", [2, 8]), ("b", [8, 2])):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "mine.npz", images=images, labels=labels)
+    words = ["evaluate", FACTORY, "--weights", str(weights), "--data", "npz:mine.npz", "--eps", "0", "--threads", "1"]
+    for name, code in (("a", 0), ("b", 2), ("a", 0)):
+        result = run(*words, "--data-dir", str(tmp_path / name), "--out", str(tmp_path / "out"))
+        assert result.exit_code == code, result.stderr
+        assert code == 0 or "holds results with another data_dir" in result.stderr
+
+
+def test_weights_beside_an_onnx_file_are_part_of_the_model(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((4, 1, 1, 2)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", images=images, labels=[0, 1, 0, 1])
+    words = ["evaluate", str(tmp_path / "net.onnx"), "--data", "npz:mine.npz", "--data-dir", str(tmp_path)]
+    words += ["--eps", "0", "--threads", "1", "--out", str(tmp_path / "out")]
+    for scale, code in ((1, 0), (-1, 2)):
+        model = onnx.load(write_model(tmp_path / "net.onnx", w1=(W1 * scale).astype(np.float32)))
+        (tmp_path / "w.bin").unlink(missing_ok=True)
+        onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+        result = run(*words)
+        assert result.exit_code == code, result.stderr
+        assert code == 0 or "holds results with another model_sha256" in result.stderr
+
+
+def test_weights_go_with_a_factory_only(weights: Path, tmp_path: Path) -> None:
+    result = run(*(str(tmp_path) if word == FACTORY else word for word in command(weights, tmp_path / "out")))
+    assert result.exit_code == 2 and "--weights goes with a factory" in result.stderr
+
+
+@pytest.mark.parametrize("body", ["import sys; sys.exit(0)", "raise ValueError('no')", "import sys; sys.path.clear()"])
+def test_factories_that_fail_are_bad_input(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    (tmp_path / "homemade.py").write_text(f"def make():\n    {body}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "homemade", raising=False)
+    words = command(weights, tmp_path / "out")
+    result = run(*("homemade:make" if word == FACTORY else word for word in words))
+    assert result.exit_code == 2 and "homemade:make" in result.stderr, result.stderr

@@ -568,6 +568,14 @@ def test_the_command_end_to_end(bench: Path) -> None:
     assert {key for key, verdict in verdicts.items() if verdict == "error"}.isdisjoint({row["job"] for row in rows})
 
 
+@pytest.mark.parametrize("timeout", ["1e7", "1e300"])
+def test_a_timeout_of_ages_is_one(bench: Path, timeout: str) -> None:
+    listed = write_list(bench, f"nets/a.onnx,holds.vnnlib,{timeout}")
+    result = run("sweep", listed, "--out", bench / "out", "--threads", 1)
+    assert result.exit_code == 0, result.stderr
+    assert [row["verdict"] for row in rows_of(bench / "out")] == ["unsat"]
+
+
 def test_help() -> None:
     shown = run("sweep", "--help").stdout
     for option in ("--out", "--jobs", "--attack", "--resume", "--timeout", "--json", "--quiet", "--threads"):

@@ -133,6 +133,8 @@ def test_unsat_and_sat(place: Path) -> None:
         ("echo error >$OUT; exit 2", "error\n"),
         ("exit 1", "error\n"),
         ("echo nonsense >$OUT", "error\n"),
+        ("printf 'sat\\n((X_0 0.' >$OUT; exit 2", "error\n"),
+        ("echo unsat >$OUT; exit 1", "error\n"),
         ("sleep 100", "timeout\n"),
         ("printf 'sat\n((X_0 0.' >$OUT; sleep 100", "timeout\n"),
     ],

@@ -34,7 +34,7 @@ VERDICT=
 read -r VERDICT <"$ANSWER" || true
 case $CODE:$VERDICT in
 137:*) echo timeout >"$ANSWER" ;; # Killed: what it may have written is not complete.
-*:sat | *:unsat | *:unknown | *:timeout | *:error) ;;
+0:sat | 0:unsat | *:unknown | *:timeout | *:error) ;; # One that ended badly may have written half a witness.
 *:memory | *:unsupported) echo unknown >"$ANSWER" ;; # The judge has no words for these.
 *) echo error >"$ANSWER" ;;
 esac

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surebound import __version__
 from surebound.cli.options import Common
 from surebound.cli.output import SCHEMA, emit, explain, say, to_json
 from surebound.cli.progress import progress
 from surebound.errors import NotYet, UsageError
 from surebound.machine import ending_interrupts
-from surebound.rowfile import append, claimed, complete_rows, line_of, replace_file, table, writing
+from surebound.rowfile import Row, append, claimed, complete_rows, line_of, replace_file, table, writing
 
 if TYPE_CHECKING:
     from surebound.measures.verified import Judged
@@ -82,8 +83,8 @@ def evaluated(job: Job) -> dict[str, Any]:
         import torch
 
         from surebound.cli.loading import load_model
-        from surebound.data.readers import load_part
-        from surebound.measures.verified import EvaluateConfig, evaluate, summary
+        from surebound.data.readers import data_folder, load_part
+        from surebound.measures.verified import EvaluateConfig, check_asked, evaluate, summary
         from surebound.search.verify import VerifyConfig
 
         machine = job.common.machine()
@@ -92,6 +93,7 @@ def evaluated(job: Job) -> dict[str, Any]:
         part = load_part(job.data, job.data_dir, "test", indices=None if job.indices is None else listed(job.indices))
         part = part if job.n is None else part.take(torch.arange(first(job.n, len(part))))
         graph, digest = load_model(job.model, job.weights, part.images[:1])
+        check_asked(graph, part, eps, norm)
         search = VerifyConfig(
             timeout=TIMEOUT if job.common.timeout is None else job.common.timeout,
             dtype=machine.dtype,
@@ -99,9 +101,12 @@ def evaluated(job: Job) -> dict[str, Any]:
             memory=machine.memory,
         )
         config = EvaluateConfig(tuple(job.methods.split(",")), job.pool, search=search)
+        folder = data_folder(job.data_dir)
         settings = {
+            "version": __version__,
             "model": job.model,
             "data": job.data,
+            "data_dir": None if folder is None else str(folder.resolve()),
             "eps": eps,
             "norm": norm,
             "methods": list(config.methods),
@@ -117,7 +122,8 @@ def evaluated(job: Job) -> dict[str, Any]:
         began, sheet = time.monotonic(), job.out / "rows.csv"
         with claimed(job.out), writing(job.out):
             settle(job.out, settings)
-            before = complete_rows(sheet, COLUMNS)
+            labels = dict(zip(part.indices.tolist(), part.labels.tolist(), strict=True))
+            before = known_rows(sheet, labels)
             replace_file(sheet, table(COLUMNS, before))
             done = {int(row["index"]) for row in before}
             places = [k for k, index in enumerate(part.indices.tolist()) if index not in done]
@@ -127,10 +133,9 @@ def evaluated(job: Job) -> dict[str, Any]:
 
             if places:
                 evaluate(graph, part.take(torch.tensor(places)), eps, norm, config, judged, show)
-            rows = sorted(complete_rows(sheet, COLUMNS), key=lambda row: int(row["index"]))
+            rows = sorted(known_rows(sheet, labels), key=lambda row: int(row["index"]))
             replace_file(sheet, table(COLUMNS, rows))
-            chosen = set(part.indices.tolist())
-            found = summary([from_row(row) for row in rows if int(row["index"]) in chosen])
+            found = summary([from_row(row) for row in rows if int(row["index"]) in labels])
             wall = time.monotonic() - began
             result = {"schema": SCHEMA, **found, "wall_s": wall, "config": settings, "model_sha256": digest}
             replace_file(job.out / "summary.json", (to_json(result, 2) + "\n").encode())
@@ -139,9 +144,9 @@ def evaluated(job: Job) -> dict[str, Any]:
 
 def number(text: str, option: str) -> float:
     """A number, `inf`, or a fraction such as 8/255; UsageError otherwise."""
-    above, _, below = text.partition("/")
+    above, slash, below = text.partition("/")
     try:
-        value = float(above) / (float(below) if below else 1.0)
+        value = float(above) / (float(below) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
         raise UsageError(f"{option} must be a number or a fraction such as 8/255, got '{text}'") from None
     return value
@@ -192,6 +197,28 @@ def settle(path: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
+def known_rows(sheet: Path, labels: Mapping[int, int]) -> list[Row]:
+    """The rows that are there; labels: of the images asked for, by index.
+
+    Raises UsageError, with the line, for a row that evaluating these images cannot have written.
+    """
+    rows, seen = complete_rows(sheet, COLUMNS), set[int]()
+    for line, row in enumerate(rows, 2):
+        try:
+            item = from_row(row)
+        except ValueError as error:
+            raise UsageError(f"{sheet}:{line}: a damaged row ({error}); choose another folder with --out") from None
+        if item.index in seen:
+            raise UsageError(f"{sheet}:{line}: image {item.index} again; choose another folder with --out")
+        if labels.get(item.index, item.label) != item.label:
+            raise UsageError(
+                f"{sheet}:{line}: image {item.index} has the label {item.label} there and {labels[item.index]} in the "
+                "data; choose another folder with --out"
+            )
+        seen.add(item.index)
+    return rows
+
+
 def as_row(item: Judged, seed: int) -> dict[str, Any]:
     """A row of rows.csv."""
     return {
@@ -209,9 +236,11 @@ def as_row(item: Judged, seed: int) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, str]) -> Judged:
-    """What a row says, without the evidence."""
-    from surebound.measures.verified import Judged
+    """What a row says, without the evidence; ValueError for what no row says."""
+    from surebound.measures.verified import STATUSES, Judged
 
+    if row["status"] not in STATUSES:
+        raise ValueError(f"there is no status '{row['status']}'")
     lower = {method: float(row[column]) for method, column in LOWER.items() if row[column]}
     margin = float(row["attack_margin"]) if row["attack_margin"] else None
     status: Any = row["status"]

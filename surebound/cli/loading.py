@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from surebound.graph.torch_export import trace
 from surebound.instance import load_network, load_property
 from surebound.properties import Property
 from surebound.runs import load_network as load_run
+from surebound.sweeps.instances import onnx_sha256
 
 
 def load(model: Path, spec: Path) -> tuple[Graph, Property]:
@@ -33,13 +35,13 @@ def load_model(model: str, weights: Path | None, example: Tensor) -> tuple[Graph
     tracing. Raises ModelError for what cannot be read or built.
     """
     path = Path(model)
-    if path.is_dir():
-        return trace(load_run(path), example), sha256(path / "model.safetensors")
     module, colon, name = model.partition(":")
     if not colon or path.exists():
         if weights is not None:
             raise ModelError("--weights goes with a factory; an ONNX file and a run folder have their own")
-        return load_network(path), sha256(path)
+        if path.is_dir():
+            return trace(load_run(path), example), sha256(path / "model.safetensors")
+        return load_network(path), onnx_sha256(model)
     if weights is None:
         raise ModelError(f"{model} builds a network without its weights; give their file with --weights")
     network = built(module, name)
@@ -55,10 +57,11 @@ def built(module: str, name: str) -> nn.Module:
     sys.path.insert(0, "")
     try:
         network = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ModelError(f"cannot build a network with {module}:{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise ModelError(f"cannot build a network with {module}:{name}: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove("")
+        with suppress(ValueError):
+            sys.path.remove("")
     if not isinstance(network, nn.Module):
         raise ModelError(f"{module}:{name} returns a {type(network).__name__}, not a torch module")
     return network
@@ -81,9 +84,8 @@ def tensors(path: Path) -> dict[str, Tensor]:
 
 
 def sha256(path: Path) -> str:
-    """Of a file; ModelError when it cannot be read. A name without .gz stands for the gzipped file too."""
-    there = path if path.exists() else path.with_name(path.name + ".gz")
+    """Of a file; ModelError when it cannot be read."""
     try:
-        return hashlib.sha256(there.read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None

@@ -103,6 +103,12 @@ def load_dataset(
     return Dataset(name, *parts, test.classes)
 
 
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The folder of the files: the one given, else the one that SUREBOUND_DATA names, if any."""
+    folder = data_dir if data_dir is not None else os.environ.get("SUREBOUND_DATA") or None
+    return None if folder is None else Path(folder)
+
+
 def _raw(name: str, data_dir: str | os.PathLike[str] | None, part: PartName) -> Raw:
     """The part as its files hold it, checked not to be empty."""
     kind, _, argument = name.partition(":")
@@ -113,8 +119,7 @@ def _raw(name: str, data_dir: str | os.PathLike[str] | None, part: PartName) -> 
     if bool(argument) != bool(reader.argument):
         wanted = f"{kind}:{reader.argument}" if reader.argument else kind
         raise UsageError(f"'{name}' is not how this data set is named; write {wanted}")
-    folder = data_dir if data_dir is not None else os.environ.get("SUREBOUND_DATA") or None
-    raw = reader.read(Root(name, None if folder is None else Path(folder), argument, reader.checksums), part)
+    raw = reader.read(Root(name, data_folder(data_dir), argument, reader.checksums), part)
     if not len(raw.labels):
         raise DataError(f"{name}: the {part} part has no images; fetch or write its files again")
     return raw

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,9 @@ from surebound.data.dataset import Part
 from surebound.errors import DataError, OutOfMemory, UsageError
 from surebound.graph.ir import Graph
 from surebound.graph.ir import evaluate as values_of
+from surebound.graph.module_original import ModuleOriginal
 from surebound.graph.prepare import prepare
+from surebound.graph.torch_frontend.compare import compare_again
 from surebound.properties import Property, robust
 from surebound.regions import Region
 from surebound.search.engine import confirmed
@@ -36,6 +38,7 @@ from surebound.search.verify import NEAR, Progress, VerifyConfig, verify
 from surebound.witness import replay
 
 Status = Literal["wrong", "falsified", "verified", "unknown", "error"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 AT_ONCE = 64
 """Images bounded or attacked in one pass."""
@@ -126,6 +129,11 @@ class Task:
     params: Mapping[torch.dtype, Mapping[str, Tensor]]
     roots: Roots
 
+    def late(self, images: int) -> Callable[[], bool]:
+        """Tells whether so many images have used up their time together, counted from now."""
+        deadline = time.monotonic() + images * self.config.search.timeout
+        return lambda: time.monotonic() > deadline
+
     @staticmethod
     def of(graph: Graph, part: Part, properties: Sequence[Property], config: EvaluateConfig) -> Task:
         """Make the images of a pool ready."""
@@ -171,11 +179,14 @@ def attacked(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
     """Gradient descent on the margin from the image and from random points; the best point is replayed."""
     graph, params = task.prepared, task.params[torch.float32]
     generator = torch.Generator().manual_seed(task.config.search.seed)
+    late = task.late(len(at))
 
     def network(x: Tensor) -> Tensor:
         return values_of(graph, params, x)[graph.output.name].flatten(1)
 
     for piece in pieces(len(at), AT_ONCE):
+        if late():
+            return
         here = at[piece]
         region, rows = task.region(here).to(torch.float32), task.rows(here).float().flatten(2)
 
@@ -184,7 +195,7 @@ def attacked(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
 
         images = task.part.images[here].reshape(len(here), 1, *graph.input.shape)
         starts = torch.cat([images, region.sample(task.config.descent.restarts - 1, generator)], 1)
-        points, margins = pgd(network, region, margin, margin, starts, task.config.descent, lambda: False)
+        points, margins = pgd(network, region, margin, margin, starts, task.config.descent, late)
         best = margins.argmin(1)
         for k, i in enumerate(here.tolist()):
             least, point = float(margins[k, best[k]]), points[k, best[k]]
@@ -201,7 +212,10 @@ def bounded(method: Callable[[EvaluateConfig, Memory], Method]) -> Callable[[Tas
     def stage(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
         made = method(task.config, Memory(task.config.search.memory))
         again = replace(made, steps=0) if isinstance(made, AlphaCrown) else made
+        late = task.late(len(at))
         for piece in pieces(len(at), AT_ONCE):
+            if late():
+                return
             here = at[piece]
             found = made.bound(task.query(here, task.config.search.dtype))
             lower = found.lower.detach().amin(1).double()
@@ -263,19 +277,34 @@ def evaluate(
     eps: radius in units of pixels in [0, 1], the network's input units; norm: inf, 2 or 1. judged: called with each
     image as soon as it is decided. show: told in words how far the work is.
     The graph's original network answers first; images that it gets wrong count as "wrong", those on which its
-    logits are not finite as "error". Raises DataError for images that do not fit the network.
+    logits are not finite as "error". A traced graph is compared with its module first, as `verify` does it.
+    Raises what `check_asked` does, and TraceMismatch for a module that has changed.
     """
     chosen, hear, say = config or EvaluateConfig(), judged or (lambda item: None), show or (lambda words: None)
-    numel = graph.input.numel
-    if part.images[0].numel() != numel:
-        raise DataError(
-            f"the images have {part.images[0].numel()} values each ({tuple(part.images.shape[1:])}), the network's "
-            f"input has {numel} ({graph.input.shape}); evaluate it on the data it was made for"
-        )
+    check_asked(graph, part, eps, norm)
+    if isinstance(graph.original, ModuleOriginal):
+        compare_again(graph, graph.original)
     found: list[Judged] = []
     for piece in pieces(len(part), chosen.pool or len(part)):
         found += pooled(graph, part.take(torch.arange(piece.start, piece.stop)), eps, norm, chosen, hear, say)
     return found
+
+
+def check_asked(graph: Graph, part: Part, eps: float, norm: float) -> None:
+    """Raise DataError for images that do not fit the network, SpecError for a label, eps or norm without sense."""
+    numel, shape = graph.input.numel, tuple(part.images.shape[1:])
+    if part.images[0].numel() != numel:
+        raise DataError(
+            f"the images have {part.images[0].numel()} values each ({shape}), the network's "
+            f"input has {numel} ({graph.input.shape}); evaluate it on the data it was made for"
+        )
+    wanted, given = (tuple(size for size in each if size > 1) for each in (graph.input.shape, shape))
+    if wanted != given and min(len(wanted), len(given)) > 1:
+        raise DataError(
+            f"the images are {shape}, the network's input is {graph.input.shape}: as many values in another order; "
+            "put the network behind a transposition"
+        )
+    robust(part.images[0], int(part.labels.max()), eps, graph.output.numel, norm)
 
 
 def pooled(
@@ -325,9 +354,10 @@ class Board:
         self.trouble = ""
 
     def run(self, name: str, task: Task, show: Show) -> None:
-        """One method on the images that are open; each is charged its share of the time."""
+        """One method on the images that are open; each is charged its share of the time, and ends with its timeout."""
         at, began = list(self.open), time.monotonic()
         verdicts: dict[int, Verdict] = {}
+        too_late = Unknown(f"not decided within {task.config.search.timeout:.3g} s", "timeout")
 
         def tell(i: int, finding: Finding) -> None:
             if finding.lower is not None:
@@ -337,7 +367,9 @@ class Board:
             if finding.verdict is not None:
                 verdicts[i] = finding.verdict
             if finding.outcome is not None:
-                self.close(i, replace(finding.outcome, charged=finding.outcome.charged + self.charged[i]))
+                late = isinstance(verdict := finding.outcome.verdict, Unknown) and verdict.kind == "timeout"
+                charged = finding.outcome.charged + self.charged[i]
+                self.close(i, replace(finding.outcome, verdict=too_late if late else verdict, charged=charged))
 
         try:
             STAGES[name](self.left(task, at), torch.tensor(at), tell, show)
@@ -348,12 +380,13 @@ class Board:
             self.charged[i] += share
             if i in verdicts:
                 self.close(i, Outcome(verdicts[i], 0, name, {name: share}, self.charged[i]))
+            elif self.charged[i] >= task.config.search.timeout:
+                self.close(i, Outcome(too_late, 0, name, {name: share}, self.charged[i]))
 
     def left(self, task: Task, at: Sequence[int]) -> Task:
         """The task with the time that each image has left at least."""
-        search = task.config.search
-        left = max(search.timeout - max(self.charged[i] for i in at), search.timeout / 100)
-        return replace(task, config=replace(task.config, search=replace(search, timeout=left)))
+        left = task.config.search.timeout - max(self.charged[i] for i in at)
+        return replace(task, config=replace(task.config, search=replace(task.config.search, timeout=left)))
 
     def close(self, i: int, outcome: Outcome) -> None:
         """An image is decided, or nobody looks at it any more."""

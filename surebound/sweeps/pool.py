@@ -27,6 +27,9 @@ STARTS = 3
 GRACE = (1.0, 0.02)
 """Seconds, and fraction of the timeout, after which a worker that does not answer is killed."""
 
+LONGEST = 3600.0
+"""Seconds to wait at once; the system counts them in milliseconds of 31 bits."""
+
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
 """Signals that a terminal or a batch system sends to all processes: the parent acts on them, workers do not."""
 
@@ -186,7 +189,7 @@ def news(crew: Sequence[Worker]) -> list[Worker]:
     for worker in crew:
         sources |= {worker.pipe: worker, worker.process.sentinel: worker}
     nearest = min((worker.deadline for worker in crew), default=0.0)
-    ready = connection.wait(list(sources), max(0.0, nearest - time.monotonic()))
+    ready = connection.wait(list(sources), min(max(0.0, nearest - time.monotonic()), LONGEST))
     found = {id(sources[source]) for source in ready}
     return [worker for worker in crew if id(worker) in found or time.monotonic() > worker.deadline]
 
