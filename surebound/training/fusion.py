@@ -7,16 +7,18 @@ walk. M = max_k up_k is taken out before any exponential; the sum is at least ex
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from surebound.bounds.memory import pieces
 from surebound.training.scene import Bounded
 
-AT_ONCE = 1 << 22
-"""Products of a class's and an image's weights held at once; with more classes they are computed again when the
-gradient is taken."""
+AT_ONCE = 1 << 21
+"""Differences of weights, for every class and image, that are held at once."""
 
 
 TINY = 1e-6
@@ -30,7 +32,7 @@ def differences(bounded: Bounded, labels: Tensor) -> tuple[Tensor, Tensor]:
         weight, *bias = (bounded.fixed[name] for name in output.inputs[1:])
         x = bounded.balls[output.inputs[0]]
         centre = F.linear(x.centre, weight, bias[0] if bias else None)
-        spread = distance(weight, x.radius, labels)
+        spread = Distance.apply(weight, x.radius, labels)
     else:
         z = bounded.balls[output.name]
         centre, radius = z.centre.flatten(1), z.radius.flatten(1)
@@ -40,18 +42,32 @@ def differences(bounded: Bounded, labels: Tensor) -> tuple[Tensor, Tensor]:
     return middle - spread, middle + spread
 
 
-def distance(weight: Tensor, radius: Tensor, labels: Tensor) -> Tensor:
-    """sum_n |W_kn - W_yn| r_n for every image and class, [B, K]."""
+class Distance(torch.autograd.Function):
+    """(w [K, n], r [B, n], y [B]) -> sum_n |w_kn - w_yn| r_n, [B, K]; images are taken a few at a time."""
 
-    def part(rows: Tensor, own: Tensor, radius: Tensor) -> Tensor:
-        return torch.einsum("bkn,bn->bk", (rows.unsqueeze(0) - own.unsqueeze(1)).abs(), radius)
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, r: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(w, r, y)
+        found = [torch.bmm((w - w[y[at], None]).abs_(), r[at, :, None]).squeeze(2) for at in some(w, y)]
+        return torch.cat(found)
 
-    own = weight[labels]
-    size = max(1, AT_ONCE // radius.numel())
-    if size >= len(weight):
-        return part(weight, own, radius)
-    parts = [checkpoint(part, rows, own, radius, use_reentrant=False) for rows in weight.split(size)]
-    return torch.cat(parts, 1)  # pyright: ignore[reportArgumentType]
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        w, r, y = ctx.saved_tensors
+        of_w, of_r = torch.zeros_like(w), torch.empty_like(r)
+        for at in some(w, y):
+            apart, g = w - w[y[at], None], grad_outputs[0][at]
+            of_r[at] = torch.bmm(g.unsqueeze(1), apart.abs()).squeeze(1)
+            part = apart.sign_().mul_(g.unsqueeze(2)).mul_(r[at].unsqueeze(1))
+            of_w += part.sum(0)
+            of_w.index_add_(0, y[at], part.sum(1), alpha=-1)
+        return of_w, of_r, None
+
+
+def some(w: Tensor, y: Tensor) -> Iterator[slice]:
+    """Pieces of the images that are worked on at once."""
+    return pieces(len(y), max(1, AT_ONCE // w.numel()))
 
 
 def fused(bounded: Bounded, labels: Tensor, beta: float) -> Tensor:
