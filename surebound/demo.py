@@ -15,7 +15,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from surebound.attacks.adversarial import Pgd
+from surebound.attacks.image_pgd import Pgd
 from surebound.attacks.pgd import Descent
 from surebound.bounds.crown import Crown
 from surebound.data.dataset import Dataset, Part
@@ -146,7 +146,7 @@ class Stage:
     @property
     def attack(self) -> Pgd:
         """The attack whose accuracy is reported."""
-        return Pgd(self.config.attack_steps, self.config.attack_restarts, seed=self.seed)
+        return Pgd(self.config.attack_steps, self.config.attack_restarts)
 
 
 def run_demo(out: Path, seed: int = 0, progress: Say | None = None, config: DemoConfig | None = None) -> DemoSummary:
@@ -284,7 +284,7 @@ def measure(stage: Stage, name: str, network: nn.Module, graph: Graph, judged: S
         name=name,
         n=len(part),
         clean=clean_accuracy(network, part),
-        attacked=pgd_accuracy(network, part, config.eps, stage.attack),
+        attacked=pgd_accuracy(network, part, config.eps, stage.attack, stage.seed),
         **shares(judged),
         neurons=sum(node.numel for node in activations(graph)),
         unstable=sum(float(f.sum()) for f in unstable(graph, part.images, config.eps, Crown())) / len(part),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surebound.attacks.adversarial import Pgd
+from surebound.attacks.image_pgd import Pgd
 from surebound.data.augment import Augment
 from surebound.data.dataset import Dataset, Part
 from surebound.data.readers import load_dataset

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from surebound.attacks.adversarial import Pgd, cross_entropy, evaluating, fgsm, margin, random_start
+from surebound.attacks.adversarial import cross_entropy, evaluating, fgsm, margin, random_start
+from surebound.attacks.image_pgd import Pgd
 from surebound.data.dataset import Part, stratified_split
 from surebound.data.digits import load_digits
 from surebound.errors import DataError, UsageError
@@ -97,8 +98,8 @@ def test_attacks_stay_within_eps_and_range_even_with_larger_steps() -> None:
     labels = torch.arange(20) % 10
     for moved in (
         fgsm(network, x, labels, 0.1, 0.125, random_start(x, 0.1, generator())),
-        Pgd(5, 2, step=0.9)(network, x, labels, 0.1),
-        Pgd(5, 2, loss=cross_entropy)(network, x, labels, 0.1),
+        Pgd(5, 2, step=0.9)(network, x, labels, 0.1, generator()).images,
+        Pgd(5, 2, loss=cross_entropy)(network, x, labels, 0.1, generator()).images,
     ):
         assert float((moved - x).abs().max()) <= 0.1 + 1e-6
         assert float(moved.min()) >= 0 and float(moved.max()) <= 1

@@ -1,8 +1,8 @@
-"""Attacks on images for training and for measuring: one gradient step (FGSM) and projected gradient descent.
+"""What attacks on images are made of, and one gradient step (FGSM).
 
 Images are [B, ...] with values in [0, 1]; eps is the l-infinity radius in the same units, which are the
 network's input units. Adversarial images stay in [0, 1] and within eps. The network runs in the mode it is
-in; see `evaluating`.
+in; see `evaluating`. Whole attacks, which see to the mode themselves, are in `surebound.attacks.table`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from surebound.errors import UsageError
+from surebound.errors import DataError, UsageError
 
 Network = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -64,12 +63,33 @@ def random_start(x: Tensor, eps: float, generator: torch.Generator | None = None
     return (x + (2 * noise - 1) * eps).clamp(0, 1)
 
 
-def input_gradient(network: Network, loss: Loss, point: Tensor, labels: Tensor) -> Tensor:
-    """Each sample's gradient of its own loss by its pixels, [B, ...], detached."""
+def slope(network: Network, values: Callable[[Tensor], Tensor], point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits [B, m], `values` of the logits [B], and each sample's gradient of its own value [B, ...]; detached.
+
+    Raises DataError when a gradient is not finite: its sign would be zero and the attack would stand still.
+    """
     with torch.enable_grad():
         leaf = point.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(loss(network(leaf), labels).sum(), leaf)
-    return gradient
+        logits = network(leaf)
+        raised = values(logits)
+        (gradient,) = torch.autograd.grad(raised.sum(), leaf)
+    require_finite(gradient, "the gradient of the loss by the images")
+    return logits.detach(), raised.detach(), gradient
+
+
+def require_finite(values: Tensor, what: str) -> None:
+    """Raise DataError unless all values [B, ...] are finite."""
+    finite = torch.isfinite(values).flatten(1).all(1)
+    if not bool(finite.all()):
+        raise DataError(
+            f"{what}: NaN or infinite for {int((~finite).sum())} of {len(values)} images; an attack that meets such "
+            "numbers proves nothing. Look for NaN among the weights, divisions by zero and overflow in the network"
+        )
+
+
+def input_gradient(network: Network, loss: Loss, point: Tensor, labels: Tensor) -> Tensor:
+    """Each sample's gradient of its own loss by its pixels, [B, ...], detached; see `slope`."""
+    return slope(network, lambda logits: loss(logits, labels), point)[2]
 
 
 def fgsm(
@@ -79,42 +99,3 @@ def fgsm(
     require_radius(eps)
     gradient = input_gradient(network, loss, start, labels)
     return project(start + step * gradient.sign(), x, eps)
-
-
-@dataclass(frozen=True)
-class Pgd:
-    """Projected gradient descent (Madry et al. 2018) with random starts; the first start is the image itself.
-
-    steps per start; step: size relative to eps, default 2.5 / steps. loss: what is raised.
-    """
-
-    steps: int = 40
-    restarts: int = 2
-    step: float | None = None
-    loss: Loss = margin
-    seed: int = 0
-
-    def __call__(self, network: Network, x: Tensor, labels: Tensor, eps: float) -> Tensor:
-        """For each image a wrongly classified one if any was met, else the one of largest loss."""
-        require_radius(eps)
-        generator = torch.Generator().manual_seed(self.seed)
-        size = eps * (2.5 / max(1, self.steps) if self.step is None else self.step)
-        best, highest = x.detach().clone(), torch.full(labels.shape, -torch.inf, dtype=x.dtype, device=x.device)
-        won = torch.zeros_like(labels, dtype=torch.bool)
-        for restart in range(self.restarts):
-            point = x.detach() if restart == 0 else random_start(x, eps, generator)
-            for count in range(self.steps + 1):
-                with torch.enable_grad():
-                    leaf = point.detach().requires_grad_(True)
-                    logits = network(leaf)
-                    values = self.loss(logits, labels)
-                    (gradient,) = torch.autograd.grad(values.sum(), leaf)
-                wrong = logits.detach().argmax(1) != labels
-                better = (wrong & ~won) | (~won & (values.detach() > highest))
-                best = torch.where(better.reshape(-1, *[1] * (x.dim() - 1)), point, best)
-                highest = torch.where(better, values.detach(), highest)
-                won = won | wrong
-                if count == self.steps or bool(won.all()):
-                    break
-                point = project(point + size * gradient.sign(), x, eps)
-        return best

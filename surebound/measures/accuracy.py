@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from surebound.attacks.adversarial import Pgd, evaluating, fgsm
+from surebound.attacks.adversarial import evaluating
+from surebound.attacks.attack import Attack
+from surebound.attacks.image_pgd import Pgd
+from surebound.attacks.single_step import FGSM
 from surebound.data.dataset import Part
 from surebound.errors import DataError
 
@@ -27,28 +30,24 @@ def clean_accuracy(network: nn.Module, part: Part) -> float:
     return fraction(right(network, part.images, part.labels))
 
 
-def attacked(network: nn.Module, part: Part, eps: float, attack: Pgd | None = None) -> Tensor:
+def attacked(network: nn.Module, part: Part, eps: float, attack: Attack | None = None, seed: int = 0) -> Tensor:
     """bool [N]: where the network is right on the image and on the attacked one; default attack `Pgd()`.
 
-    eps: l-infinity radius in units of pixels in [0, 1].
+    eps: radius in units of pixels in [0, 1], in the attack's norm. seed: of the attack's random numbers.
     """
-    chosen = Pgd() if attack is None else attack
-    with evaluating(network):
-        pieces = zip(part.images.split(BATCH), part.labels.split(BATCH), strict=True)
-        moved = torch.cat([chosen(network, images, labels, eps) for images, labels in pieces])
-    return right(network, part.images, part.labels) & right(network, moved, part.labels)
+    chosen, generator = Pgd() if attack is None else attack, torch.Generator().manual_seed(seed)
+    pieces = zip(part.images.split(BATCH), part.labels.split(BATCH), strict=True)
+    return torch.cat([~chosen(network, images, labels, eps, generator).success for images, labels in pieces])
 
 
-def pgd_accuracy(network: nn.Module, part: Part, eps: float, attack: Pgd | None = None) -> float:
+def pgd_accuracy(network: nn.Module, part: Part, eps: float, attack: Attack | None = None, seed: int = 0) -> float:
     """Fraction of images that withstand the attack: an upper bound on the verified accuracy."""
-    return fraction(attacked(network, part, eps, attack))
+    return fraction(attacked(network, part, eps, attack, seed))
 
 
 def fgsm_accuracy(network: nn.Module, part: Part, eps: float) -> float:
     """Fraction of images that withstand one step of size eps from the image: cheap, for choosing among epochs."""
-    with evaluating(network):
-        moved = fgsm(network, part.images, part.labels, eps, eps, part.images)
-    return fraction(right(network, moved, part.labels))
+    return fraction(attacked(network, part, eps, FGSM))
 
 
 def fraction(flags: Tensor) -> float:
