@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -277,6 +278,12 @@ def test_images_of_another_size_are_refused(graph: Graph) -> None:
         evaluate(graph, images, EPS, config=config())
 
 
+def test_an_infinite_bound_proves_nothing() -> None:
+    lower = {"crown": math.inf, "alpha-crown": 0.5}
+    told = summary([Judged(0, 1, 1, "verified", lower=lower)])
+    assert [told[name] for name in ("verified_crown", "verified_alpha", "verified")] == [0, 1, 1]
+
+
 def test_images_with_their_axes_in_another_order_are_refused() -> None:
     last = trace(nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).eval(), torch.zeros(1, 4, 4, 3))
     images = Part(torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
@@ -299,6 +306,7 @@ def test_what_is_written(weights: Path, tmp_path: Path) -> None:
     result = run(*command(weights, tmp_path / "out", "--json"))
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
+    assert told["config"]["norm"] == "inf"
     assert list(told) == SUMMARY and told == json.loads((tmp_path / "out" / "summary.json").read_text())
     rows = rows_of(tmp_path / "out")
     assert (tmp_path / "out" / "rows.csv").read_text().splitlines()[0] == ",".join(COLUMNS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def evaluated(job: Job) -> dict[str, Any]:
             "data": job.data,
             "data_dir": None if folder is None else str(folder.resolve()),
             "eps": eps,
-            "norm": norm,
+            "norm": "inf" if norm == math.inf else norm,
             "methods": list(config.methods),
             "timeout": search.timeout,
             "pool": job.pool,

@@ -96,7 +96,7 @@ class Judged:
 
     def proven_by(self, methods: Sequence[str]) -> bool:
         """Is it verified, and was one of these bounds enough?"""
-        return self.status == "verified" and any(self.lower.get(method, 0.0) > 0 for method in methods)
+        return self.status == "verified" and any(0 < self.lower.get(method, 0.0) < math.inf for method in methods)
 
     @property
     def reason(self) -> str:
