@@ -47,7 +47,7 @@ def test_the_readme_names_commands_that_exist() -> None:
     made = [line.split()[1] for line in lines if line.startswith("make ")]
     assert made == ["demo", "test"] and set(made) <= targets
     typed = [shlex.split(line, comments=True) for line in lines if line.startswith("surebound ")]
-    assert [words[1] for words in typed] == ["verify", "bounds", "sweep", "info"]
+    assert [words[1] for words in typed] == ["verify", "bounds", "sweep", "evaluate", "info"]
     for words in typed:
         shown = CliRunner().invoke(app, [words[1], "--help"]).stdout
         assert all(word in shown for word in words if word.startswith("--"))

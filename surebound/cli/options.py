@@ -41,7 +41,7 @@ class Common:
         typer.Option(
             metavar="SECONDS",
             help="More than 0.",
-            show_default="verify 60, demo 1 per image, sweep as listed",
+            show_default="verify 60, per image evaluate 60 and demo 1, sweep as listed",
             rich_help_panel=PANEL,
         ),
     ] = None
