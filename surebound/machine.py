@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import resource
 import signal
@@ -62,6 +63,10 @@ def check_device(name: str) -> str:
     return name
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
+
+
 def use_threads(count: int | None) -> int:
     """Let torch compute with `count` threads (None: as many as it likes); how many that are."""
     import torch
@@ -69,6 +74,16 @@ def use_threads(count: int | None) -> int:
     if count is not None:
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def keep_memory() -> None:
+    """Let the process keep what it frees, where the C library is glibc: to hand pieces of some MB back and to take
+    them again, page by page, costs up to a fifth of a bound's time (docs/decisions.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def peak_memory(device: torch.device) -> int:

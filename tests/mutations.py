@@ -32,6 +32,11 @@ QUERIES: Selection = ("test_bounds_contract.py", "inner or several or root or pe
 ORDER: Selection = ("test_order.py", "")
 HOSTILE: Selection = ("test_hostile.py", "")
 LEFT_OUT: Selection = ("test_bounds_contract.py", "leaving_out or not_left_out or own_columns")
+CACHED: Selection = ("test_bounds_contract.py", "made_once")
+TRAINED: Selection = ("test_objectives.py", "engine or moments or scales or norms or hold")
+OBJECTIVE: Selection = ("test_objectives.py", "quotient or gradients or classes")
+FUSED: Selection = ("test_objectives.py", "fused")
+RESUMED: Selection = ("test_recipes.py", "bit_for_bit and sgd")
 LIVE: Selection = ("test_ops_contract.py", "left_out")
 
 
@@ -785,6 +790,112 @@ MUTATIONS = (
         "live = self.live if everyone else {name: index[at] for name, index in self.live.items()}",
         "live = self.live if everyone else {name: index[: len(at)] for name, index in self.live.items()}",
         LEFT_OUT,
+    ),
+    # --- training
+    Mutation(
+        "what was made for a box is used for every box",
+        "bounds/crown.py",
+        "    if known is None or known[0] is not box:\n",
+        "    if known is None:\n",
+        CACHED,
+    ),
+    Mutation(
+        "what was made without gradients is used with them",
+        "bounds/crown.py",
+        "    key = (step.site.node.name, make, torch.is_grad_enabled())",
+        "    key = (step.site.node.name, make)",
+        CACHED,
+    ),
+    Mutation(
+        "a training radius passes signed weights",
+        "training/balls.py",
+        "        return w.abs()",
+        "        return w.clone()",
+        TRAINED,
+    ),
+    Mutation(
+        "the gradient of |w| forgets the sign",
+        "training/balls.py",
+        "        return w.sign().mul_(grad_outputs[0])",
+        "        return grad_outputs[0].clone()",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "relu on a ball hands the radius's gradient to the wrong end",
+        "training/balls.py",
+        "        of_lower = (of_centre - of_radius).mul_(0.5).mul_(above)",
+        "        of_lower = (of_centre + of_radius).mul_(0.5).mul_(above)",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "a folded norm forgets its eps",
+        "training/trainee.py",
+        "torch.rsqrt(values[self.var] + self.eps)",
+        "torch.rsqrt(values[self.var])",
+        TRAINED,
+    ),
+    Mutation(
+        "a folded norm does not scale the bias",
+        "training/trainee.py",
+        "torch.addcmul(values[self.shift], bias, scale)",
+        "values[self.shift] + bias",
+        TRAINED,
+    ),
+    Mutation(
+        "moments are held fixed",
+        "training/trainee.py",
+        "        return torch.addcmul(offset.reshape(tail), x, slope.reshape(tail))",
+        "        return torch.zeros_like(x)",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "a later pass keeps the moments of the first",
+        "training/scene.py",
+        "        logits, self._given = self.trainee.forward(x)\n        self._moments = None\n",
+        "        logits, self._given = self.trainee.forward(x)\n",
+        TRAINED,
+    ),
+    Mutation(
+        "fused loss takes the tangent at the upper end",
+        "training/fusion.py",
+        "torch.where(width > TINY, chord, torch.zeros_like(chord))",
+        "high",
+        FUSED,
+    ),
+    Mutation(
+        "fused loss forgets the constant of the chords",
+        "training/fusion.py",
+        "        crown = intercept - bounded.crown(",
+        "        crown = -bounded.crown(",
+        FUSED,
+    ),
+    Mutation(
+        "a difference of logits forgets the label's own row",
+        "training/fusion.py",
+        "            of_w.index_add_(0, y[at], part.sum(1), alpha=-1)\n",
+        "",
+        OBJECTIVE,
+    ),
+    Mutation(
+        "NRS lets the scale learn",
+        "training/scene.py",
+        "self.trainee.values(still, self.trainee.scales.values())",
+        "self.trainee.values(still)",
+        TRAINED,
+    ),
+    Mutation(
+        "an interrupted epoch begins anew",
+        "training/loop.py",
+        "        for index in order[place:]:",
+        "        for index in order:",
+        RESUMED,
+    ),
+    Mutation(
+        "a step's noise depends on the session",
+        "training/loop.py",
+        "            generator = drawn(run.seed, state.step)\n",
+        "            generator = drawn(run.seed, state.step - place)\n",
+        RESUMED,
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(

@@ -257,6 +257,31 @@ def test_a_batch_is_a_loop(method: str, net: str, kind: str) -> None:
 
 
 @each_net
+def test_lines_are_made_once_for_a_box_and_anew_for_another() -> None:
+    query = query_of("mlp", "box")
+    ctx = context(query, Memory())
+    rows = Dense(query.spec.expand(ctx.groups, *query.spec.shape[1:]))
+    start = query.graph.output.name
+    wide = boxes_of(ctx, {}, ())
+    tight = boxes_of(ctx, {}, (BY_WALK,))
+    for boxes in (wide, tight, wide):
+        fresh = walked_lower(context(query, Memory()), boxes, start, rows)
+        assert torch.equal(walked_lower(ctx, boxes, start, rows), fresh)
+    params = {name: value.clone().requires_grad_() for name, value in query.params.items()}
+    ctx = context(replace(query, params=params), Memory())
+    boxes = boxes_of(ctx, {}, ())
+    with torch.no_grad():
+        first = walked_lower(ctx, boxes, start, rows)
+    second = walked_lower(ctx, boxes, start, rows)
+    found = torch.autograd.grad(second.sum(), list(params.values()), allow_unused=True, retain_graph=True)
+    ctx = context(replace(query, params=params), Memory())
+    again = walked_lower(ctx, boxes_of(ctx, {}, ()), start, rows)
+    expected = torch.autograd.grad(again.sum(), list(params.values()), allow_unused=True)
+    assert torch.equal(first, second.detach())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True) if a is not None and b is not None)
+    assert ctx.plan is context(query, Memory()).plan
+
+
 @pytest.mark.parametrize("method", ["crown", "alpha-optimised"])
 def test_leaving_out_what_is_zero_changes_nothing(method: str, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Walks that read only the neurons which are not surely zero, from one row on instead of from many."""

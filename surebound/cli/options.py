@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from surebound.errors import UsageError
-from surebound.machine import check_device, parse_size, use_threads
+from surebound.machine import check_device, keep_memory, parse_size, use_threads
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +64,10 @@ class Common:
         return parse_size(self.memory)
 
     def machine(self) -> Machine:
-        """Check the device and set the number of threads; imports torch."""
+        """Check the device, set the number of threads and let the process keep its memory; imports torch."""
         import torch
 
+        keep_memory()
         device = torch.device(check_device(self.device))
         dtype = {"float32": torch.float32, "float64": torch.float64}[self.dtype]
         return Machine(device, dtype, use_threads(self.threads), self.memory_bytes)

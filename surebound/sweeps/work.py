@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surebound.errors import ModelError, SpecError, SureboundError
-from surebound.machine import check_device, time_limit
+from surebound.machine import check_device, keep_memory, time_limit
 from surebound.sweeps.instances import onnx_sha256, sha256
 from surebound.sweeps.jobs import Job, Result, failed, too_late
 
@@ -44,6 +44,7 @@ class Decider:
         started_at, began = now(), time.perf_counter()
         threads = self.cores if job.settings.threads is None else job.settings.threads
         torch.set_num_threads(threads)
+        keep_memory()
         on_main = threading.current_thread() is threading.main_thread()
         limit = job.timeout_s + LATE[0] + LATE[1] * job.timeout_s
         try:
