@@ -79,9 +79,8 @@ def fused(bounded: Bounded, labels: Tensor, beta: float) -> Tensor:
     if beta > 0:
         width = up - low
         chord = (high - (low - top).exp()) / width.clamp(min=TINY)
-        slope = torch.where(
-            width > TINY, chord, torch.zeros_like(chord)
-        )  # where the interval is a point: its upper end
+        # Where the interval is a point its upper end is the bound.
+        slope = torch.where(width > TINY, chord, torch.zeros_like(chord))
         intercept = (high - slope * up).sum(1)
         own = F.one_hot(labels, up.shape[1]).to(slope.dtype)
         row = slope - own * slope.sum(1, keepdim=True)
