@@ -291,6 +291,28 @@ def test_fused_loss_is_between_the_worst_point_and_the_loss_of_the_bounds(
     assert bool((low <= up).all())
 
 
+def test_fused_loss_of_two_logits_that_move_against_each_other_is_exact() -> None:
+    """z = (0, a t, -a t) for t in [-1, 1]: the sum is 1 + 2 cosh(a t), its chords add up to 1 + 2 cosh(a)."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 3)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[0.0], [2.4], [-2.4]]))
+        net[1].bias.copy_(torch.tensor([0.0, -1.2, 1.2]))
+    x = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
+    here = Scene(Trainee(net, x), x, torch.tensor([0]), 0.5, 0.5, torch.Generator())
+    expected = torch.log(1 + 2 * torch.cosh(torch.tensor(1.2, dtype=torch.float64)))
+    assert torch.allclose(fused(here.bounded, here.labels, 1.0), expected)
+
+
+def test_distances_between_rows_have_the_right_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    w = torch.randn(5, 3, dtype=torch.float64, generator=random).requires_grad_()
+    r = torch.rand(4, 3, dtype=torch.float64, generator=random).requires_grad_()
+    labels = torch.tensor([0, 3, 3, 1])
+    for limit in (1 << 20, 1):
+        monkeypatch.setattr(fusion, "AT_ONCE", limit)
+        assert torch.autograd.gradcheck(lambda a, b: fusion.Distance.apply(a, b, labels), (w, r))
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
 def test_fused_loss_is_finite_at_hostile_scales(scale: float) -> None:
     net = network().float()
