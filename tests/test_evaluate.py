@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from surebound.bounds.crown import Ibp
 from surebound.bounds.query import Bounds, Query
 from surebound.cli.app import app
-from surebound.cli.evaluate import COLUMNS
+from surebound.cli.evaluate import COLUMNS, Budget
 from surebound.data.dataset import Part
 from surebound.data.digits import load_digits
 from surebound.data.readers import load_part
@@ -506,3 +506,16 @@ def test_factories_that_fail_are_bad_input(
     words = command(weights, tmp_path / "out")
     result = run(*("homemade:make" if word == FACTORY else word for word in words))
     assert result.exit_code == 2 and "homemade:make" in result.stderr, result.stderr
+
+
+def test_how_long_it_takes_at_most() -> None:
+    now = [100.0]
+    budget = Budget(4, 30.0, lambda: now[0])
+    assert budget.words() == "4 open, at most 2:00 to go"
+    now[0] += 8.0
+    assert budget.words() == "4 open, at most 1:52 to go"
+    budget.decided(2.0)
+    assert budget.words() == "3 open, at most 1:24 to go"
+    for _ in range(3):
+        budget.decided(2.0)
+    assert budget.words() == "0 open, at most 0:00 to go"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,11 +129,17 @@ def evaluated(job: Job) -> dict[str, Any]:
             done = {int(row["index"]) for row in before}
             places = [k for k, index in enumerate(part.indices.tolist()) if index not in done]
 
+            budget = Budget(len(places), search.timeout)
+
             def judged(item: Judged) -> None:
                 append(sheet, line_of(as_row(item, job.common.seed).values()))
+                budget.decided(item.seconds)
+
+            def told(words: str) -> None:
+                show(f"{words}; {budget.words()}")
 
             if places:
-                evaluate(graph, part.take(torch.tensor(places)), eps, norm, config, judged, show)
+                evaluate(graph, part.take(torch.tensor(places)), eps, norm, config, judged, told)
             rows = sorted(known_rows(sheet, labels), key=lambda row: int(row["index"]))
             replace_file(sheet, table(COLUMNS, rows))
             found = summary([from_row(row) for row in rows if int(row["index"]) in labels])
@@ -141,6 +147,25 @@ def evaluated(job: Job) -> dict[str, Any]:
             result = {"schema": SCHEMA, **found, "wall_s": wall, "config": settings, "model_sha256": digest}
             replace_file(job.out / "summary.json", (to_json(result, 2) + "\n").encode())
     return result
+
+
+class Budget:
+    """How long the rest can take at most: every second is charged to images that are open, each up to `timeout`."""
+
+    def __init__(self, images: int, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.open, self.timeout, self.clock = images, timeout, clock
+        self.began, self.spent = clock(), 0.0
+
+    def decided(self, charged: float) -> None:
+        """One image less, which was charged so many seconds."""
+        self.open -= 1
+        self.spent += charged
+
+    def words(self) -> str:
+        """For people."""
+        charged = max(0.0, self.clock() - self.began - self.spent)
+        minutes, seconds = divmod(round(max(0.0, self.open * self.timeout - charged)), 60)
+        return f"{self.open} open, at most {minutes}:{seconds:02d} to go"
 
 
 def number(text: str, option: str) -> float:
