@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from surebound.attacks.image_pgd import Pgd
 from surebound.data.augment import Augment
-from surebound.data.dataset import Dataset, Part
+from surebound.data.dataset import Dataset, Part, in_unit
 from surebound.data.readers import load_dataset
 from surebound.errors import UsageError
 from surebound.graph.torch_export import trace
@@ -63,8 +63,9 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
     """`fit` in a folder that is ours."""
     folder = RunFolder(out)
     say("reading the data", 0, 0)
-    data = load_dataset(recipe["data"], data_dir, validation=recipe["validation"], seed=recipe["seed"])
-    part = data.train if recipe["images"] == 0 else data.train.first(recipe["images"])
+    shares = {"validation": recipe["validation"], "seed": recipe["seed"], "images": recipe["images"]}
+    data = load_dataset(recipe["data"], data_dir, **shares, as_bytes=True)
+    part = data.train
     kept = (data.validation if len(data.validation) else data.train).first(recipe["measure"]["images"])
     made = network_of(recipe, data)
     network = made.build()
@@ -139,7 +140,7 @@ def network_of(recipe: Values, data: Dataset) -> Recipe:
 
 def example(recipe: Values, part: Part) -> Tensor:
     """One image as the network takes it."""
-    return centred(part.images[:1], recipe["augment"]["size"])
+    return centred(in_unit(part.images[:1]), recipe["augment"]["size"])
 
 
 def centred(images: Tensor, size: int) -> Tensor:

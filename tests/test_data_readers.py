@@ -36,6 +36,7 @@ from data_files import (
 
 import surebound
 from surebound.data import readers
+from surebound.data.dataset import in_unit
 from surebound.data.digits import load_digits
 from surebound.data.files import PartName
 from surebound.data.pickles import read_pickle
@@ -144,6 +145,39 @@ def test_validation_is_a_fixed_share_of_every_class_of_the_training_part(
     assert torch.equal(other.test.indices, data.test.indices)
     everything = load_dataset(example.name, tmp_path, validation=0)
     assert (len(everything.train), len(everything.validation)) == (40, 0)
+
+
+@each
+def test_the_first_training_images_alone_and_as_bytes(unsealed: None, tmp_path: Path, example: Example) -> None:
+    write(example, tmp_path, *PARTS)
+    whole = load_part(example.name, tmp_path, "train")
+    data = load_dataset(example.name, tmp_path, validation=0.25, images=20, as_bytes=True)
+    assert sorted([*data.train.indices.tolist(), *data.validation.indices.tolist()]) == list(range(20))
+    assert data.train.images.dtype in (torch.uint8, torch.float32) and data.validation.images.dtype == torch.float32
+    assert torch.equal(in_unit(data.train.images), whole.images[data.train.indices])
+    for count in (41, -1):
+        with pytest.raises(DataError, match=rf"{count} training images are asked for, there are 40"):
+            load_dataset(example.name, tmp_path, images=count)
+
+
+@each
+def test_the_first_images_need_the_first_batches_only(unsealed: None, tmp_path: Path, example: Example) -> None:
+    write(example, tmp_path, *PARTS)
+    batches = sorted(tmp_path.rglob("*data_batch_*"), key=lambda path: int("".join(c for c in path.name if c.isdigit())))
+    if not batches:
+        pytest.skip(f"{example.name} has no batches")
+    per_batch = 40 // len(batches)
+    for path in batches[2:]:
+        path.unlink()
+    data = load_dataset(example.name, tmp_path, validation=0, images=2 * per_batch)
+    assert data.train.indices.tolist() == list(range(2 * per_batch))
+    with pytest.raises(DataError, match=f"there are {2 * per_batch}"):
+        load_dataset(example.name, tmp_path, validation=0, images=2 * per_batch + 1)
+    with pytest.raises(DataError, match=f"missing for the train part: .*{batches[2].name}"):
+        load_dataset(example.name, tmp_path)
+    batches[0].unlink()
+    with pytest.raises(DataError, match=f"missing for the train part: .*{batches[0].name}"):
+        load_dataset(example.name, tmp_path, images=per_batch)
 
 
 @each

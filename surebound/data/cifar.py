@@ -22,11 +22,13 @@ PYTHON = Layout(
     ("cifar-10-batches-py", "."),
     MappingProxyType({"train": BATCHES, "test": ("test_batch",)}),
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    batches=True,
 )
 BINARY = Layout(
     ("cifar-10-batches-bin", "."),
     MappingProxyType({"train": tuple(f"{name}.bin" for name in BATCHES), "test": ("test_batch.bin",)}),
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    batches=True,
 )
 HUNDRED = Layout(
     ("cifar-100-python", "."),

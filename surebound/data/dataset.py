@@ -13,7 +13,9 @@ from surebound.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """images [N, C, H, W] float32 in [0, 1]; labels int64 [N]; indices int64 [N]: positions in the source."""
+    """images [N, C, H, W] float32 in [0, 1], or uint8 in 0..255, a quarter of that, for `in_unit` to convert;
+    labels int64 [N]; indices int64 [N]: positions in the source.
+    """
 
     images: Tensor
     labels: Tensor
@@ -23,7 +25,7 @@ class Part:
         sizes = {len(self.images), len(self.labels), len(self.indices)}
         if len(sizes) != 1:
             raise DataError(f"images, labels and indices must be equally many, got {sorted(sizes)}")
-        if len(self.images) and not bool((self.images >= 0).all() and (self.images <= 1).all()):
+        if self.images.dtype != torch.uint8 and not bool((self.images >= 0).all() and (self.images <= 1).all()):
             raise DataError("images must have values in [0, 1]; divide by the largest pixel value (255 for bytes)")
 
     def __len__(self) -> int:
@@ -36,6 +38,11 @@ class Part:
     def first(self, count: int) -> Part:
         """The first `count` images, or all if there are fewer."""
         return self.take(torch.arange(min(count, len(self))))
+
+
+def in_unit(images: Tensor) -> Tensor:
+    """Images as numbers in [0, 1]: bytes divided by 255, as float32; others as they are."""
+    return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,12 +23,13 @@ class Root:
 
     name: the data set's, for messages; data_dir: the folder that the user named, None for none; argument: what followed
     the colon of the name; checksums: file name -> "md5:HEX" or "sha1:HEX" of the unzipped contents. A file without a
-    checksum is read unchecked.
+    checksum is read unchecked. images: how many training images are wanted, from the first on; 0 for all.
     """
 
     name: str
     data_dir: Path | None
     argument: str = ""
+    images: int = 0
     checksums: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -46,19 +47,22 @@ class Layout:
     """Files that stand together in one folder.
 
     folders: under the data folder, the usual one first; files: per part, relative to that folder; origin: where they
-    come from, for messages; endings: what may follow the name of a file.
+    come from, for messages; endings: what may follow the name of a file; batches: each file has images and labels of
+    its own, so that the first ones do where only some images are wanted.
     """
 
     folders: tuple[str, ...]
     files: Mapping[PartName, tuple[str, ...]]
     origin: str
     endings: tuple[str, ...] = ("",)
+    batches: bool = False
 
 
 def located(root: Root, part: PartName, *layouts: Layout) -> tuple[Layout, tuple[Path, ...]]:
     """The first layout all of whose files for `part` are there, and their paths, in the layout's order.
 
-    Raises DataError, listing what is missing and where to put it. Files of the other part are not looked at.
+    Where only the first images are wanted, the first batches will do. Raises DataError, listing what is missing and
+    where to put it. Files of the other part are not looked at.
     """
     tried: list[tuple[Layout, list[Path], list[Path]]] = []
     for layout in layouts:
@@ -69,7 +73,10 @@ def located(root: Root, part: PartName, *layouts: Layout) -> tuple[Layout, tuple
                 return layout, tuple(found)
             missing = [want for want in wanted if _existing(want, layout.endings) is None]
             tried.append((layout, found, missing))
-    layout, _, missing = max(tried, key=lambda attempt: len(attempt[1]))
+    layout, found, missing = max(tried, key=lambda attempt: len(attempt[1]))
+    first = [path for path, file in zip(found, layout.files[part], strict=False) if path.name == file]
+    if root.images and part == "train" and layout.batches and first:
+        return layout, tuple(first)
     raise DataError(_missing(root, part, layout, missing, [other for other in layouts if other is not layout]))
 
 

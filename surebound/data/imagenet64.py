@@ -19,6 +19,7 @@ FILES = Layout(
     ("imagenet64", "."),
     MappingProxyType({"train": tuple(f"train_data_batch_{number}" for number in range(1, 11)), "test": ("val_data",)}),
     "https://image-net.org/download-images.php, Imagenet64_train_part1.zip, _part2.zip and Imagenet64_val.zip",
+    batches=True,
 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from surebound.data.dataset import Part
+from surebound.data.dataset import Part, in_unit
 from surebound.errors import DataError
 
 Labels = NDArray[np.int64]
@@ -32,10 +32,10 @@ class Raw:
     pixels: Callable[[Positions], Images]
     indices: Positions | None = None
 
-    def part(self, positions: Positions) -> Part:
-        """The images at some positions, as float32 in [0, 1]. Bytes are divided by 255."""
+    def part(self, positions: Positions, as_bytes: bool = False) -> Part:
+        """The images at some positions, as float32 in [0, 1]; bytes are divided by 255, or stay what they are."""
         images = torch.from_numpy(self.pixels(positions))
-        images = images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
+        images = images if as_bytes else in_unit(images)
         indices = positions if self.indices is None else self.indices[positions]
         return Part(images, torch.from_numpy(self.labels[positions]), torch.from_numpy(indices.copy()))
 

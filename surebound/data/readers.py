@@ -79,24 +79,30 @@ def load_dataset(
     *,
     validation: float = VALIDATION,
     seed: int = 0,
+    images: int = 0,
+    as_bytes: bool = False,
 ) -> Dataset:
     """Training, validation and test images of a data set, all in official order, float32 [N, C, H, W] in [0, 1].
 
     name: a row of `READERS`, with its argument, such as "mnist" or "npz:mine.npz"; data_dir: the folder of the files,
     None for the one that SUREBOUND_DATA names. validation: the share of the official training part that is kept apart,
     the same share of every class, chosen by `seed`; 0 for none. The test part is the official one for every seed.
+    images: how many of the official training part, from the first on, are divided so; 0 for all. Of a data set in
+    batches only those that hold them have to be there. as_bytes: training images stay uint8 where the source is.
     Raises UsageError for arguments that make no sense, DataError for files that are missing or damaged.
     """
     if not 0 <= validation < 1:
         raise UsageError(f"validation must be a share of the training images, at least 0 and below 1, got {validation}")
-    raw, test = _raw(name, data_dir, "train"), _raw(name, data_dir, "test")
-    labels = torch.from_numpy(raw.labels)
+    raw, test = _raw(name, data_dir, "train", images), _raw(name, data_dir, "test")
+    if not 0 <= images <= len(raw.labels):
+        raise DataError(f"{name}: {images} training images are asked for, there are {len(raw.labels)}")
+    labels = torch.from_numpy(raw.labels[: images or None])
     train, kept = np.arange(len(labels)), np.arange(0)
     if validation:
         train, kept = (np.sort(each.numpy()) for each in stratified_split(labels, (1 - validation, validation), seed))
         if not len(kept) or not len(train):
             raise UsageError(f"validation={validation} of {len(labels)} images leaves a part without images")
-    parts = raw.part(train), raw.part(kept), test.part(np.arange(len(test.labels)))
+    parts = raw.part(train, as_bytes), raw.part(kept), test.part(np.arange(len(test.labels)))
     shapes = [tuple(part.images.shape[1:]) for part in parts]
     if shapes[0] != shapes[2]:
         raise DataError(f"{name}: training images are {shapes[0]}, test images {shapes[2]}; give them one shape")
@@ -109,8 +115,8 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
     return None if folder is None else Path(folder)
 
 
-def _raw(name: str, data_dir: str | os.PathLike[str] | None, part: PartName) -> Raw:
-    """The part as its files hold it, checked not to be empty."""
+def _raw(name: str, data_dir: str | os.PathLike[str] | None, part: PartName, images: int = 0) -> Raw:
+    """The part as its files hold it, checked not to be empty; of batches at least those there are, given `images`."""
     kind, _, argument = name.partition(":")
     if kind not in READERS:
         rows = ", ".join(f"{row}:{reader.argument}" if reader.argument else row for row, reader in READERS.items())
@@ -119,7 +125,7 @@ def _raw(name: str, data_dir: str | os.PathLike[str] | None, part: PartName) -> 
     if bool(argument) != bool(reader.argument):
         wanted = f"{kind}:{reader.argument}" if reader.argument else kind
         raise UsageError(f"'{name}' is not how this data set is named; write {wanted}")
-    raw = reader.read(Root(name, data_folder(data_dir), argument, reader.checksums), part)
+    raw = reader.read(Root(name, data_folder(data_dir), argument, images, reader.checksums), part)
     if not len(raw.labels):
         raise DataError(f"{name}: the {part} part has no images; fetch or write its files again")
     return raw

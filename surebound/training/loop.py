@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from surebound.data.dataset import Part
+from surebound.data.dataset import Part, in_unit
 from surebound.errors import DataError, UsageError
 from surebound.training.checkpoint import Checkpoint, State
 from surebound.training.distributed import average, share
@@ -104,7 +104,7 @@ def train(
     """
     if len(data) == 0:
         raise DataError("there are no training images")
-    trainee = Trainee(network, data.images[:1])
+    trainee = Trainee(network, in_unit(data.images[:1]))
     optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
     per_epoch = math.ceil(len(data) / run.batch)
@@ -122,7 +122,7 @@ def train(
                 group["lr"] = rate * run.schedule(state.step / steps)
             mine = share(index)
             images, labels = data.images[mine], data.labels[mine]
-            images = images if augment is None else augment(images, generator)
+            images = in_unit(images if augment is None else augment(images, generator))
             loss = objective(Scene(trainee, images, labels, run.radius(state.step), run.eps, generator))
             if not bool(torch.isfinite(loss.detach())):
                 raise UsageError(

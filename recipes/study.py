@@ -1,0 +1,150 @@
+"""Runs of one study, trained and verified side by side; each is continued where it stopped.
+
+    python recipes/study.py recipes/mnist-0.1.toml --out studies --data-dir data --jobs 2
+
+A study names runs: a published recipe, what is changed of it, and seeds. Every run is `surebound train` into
+OUT/STUDY/RUN-SEED and `surebound evaluate` into its folder `verified`, with one thread each. Results go to a CSV file
+beside the study when all runs are done (`--table FILE` for another place), and a table with the mean and the standard
+deviation over seeds is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surebound.rowfile import replace_file, table
+from surebound.training.recipe import read_toml
+
+MEASURED = ("clean", "attacked", "verified_ibp", "verified_crown", "verified", "unknown")
+COLUMNS = ("run", "recipe", "seed", *MEASURED, "train_cpu_s", "verify_cpu_s")
+COMMAND = (sys.executable, "-m", "surebound")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run with one seed. settings: KEY=VALUE as `surebound train` takes them; evaluate: arguments of evaluate."""
+
+    run: str
+    recipe: str
+    seed: int
+    settings: tuple[str, ...]
+    evaluate: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return f"{self.run}-{self.seed}"
+
+
+def flat(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Nested tables as KEY=VALUE; JSON's plain values are TOML's, too."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}={json.dumps(value)}"
+
+
+def trials(study: Mapping[str, Any]) -> list[Trial]:
+    """What a study asks for, seed by seed, so that a first result of every run comes early."""
+    runs = study["runs"].items()
+    most = max(len(run["seeds"]) for _, run in runs)
+    shared = tuple(flat(study.get("set", {})))
+    return [
+        Trial(
+            name, run["recipe"], run["seeds"][turn], (*shared, *flat(run.get("set", {}))),
+            {**study["evaluate"], **run.get("evaluate", {})},
+        )
+        for turn in range(most)
+        for name, run in runs
+        if turn < len(run["seeds"])
+    ]  # fmt: skip
+
+
+def spent(command: list[str], log: Path) -> float:
+    """Run a command, its output to `log`; CPU seconds. Ends the program where the command fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as file:
+        running = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+        _, status, used = os.wait4(running.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}, see {log}")
+    return used.ru_utime + used.ru_stime
+
+
+def carry_out(trial: Trial, out: Path, data_dir: list[str]) -> dict[str, Any]:
+    """The row of a trial, from what is there or by doing what is missing."""
+    folder = out / trial.name
+    row = out / f"{trial.name}.json"
+    if row.exists():
+        return json.loads(row.read_text())
+    log = out / f"{trial.name}.log"
+    clock = out / f"{trial.name}.seconds"
+    times = json.loads(clock.read_text()) if clock.exists() else {"train": 0.0, "verify": 0.0}
+
+    def timed(stage: str, *arguments: str) -> None:
+        times[stage] += spent([*COMMAND, *arguments, "--threads", "1", "--quiet", *data_dir], log)
+        replace_file(clock, json.dumps(times).encode())
+
+    if not (folder / "summary.json").exists():
+        settings = [word for setting in trial.settings for word in ("--set", setting)]
+        timed("train", "train", "--recipe", trial.recipe, *settings, "--set", f"seed={trial.seed}", "--out", str(folder))
+    told = [word for key, value in trial.evaluate.items() for word in (f"--{key}", str(value))]
+    timed("verify", "evaluate", str(folder), *told, "--out", str(folder / "verified"))
+    found = json.loads((folder / "verified" / "summary.json").read_text())
+    made = {"run": trial.run, "recipe": trial.recipe, "seed": trial.seed} | {name: found[name] for name in MEASURED}
+    made |= {f"{stage}_cpu_s": round(seconds) for stage, seconds in times.items()}
+    replace_file(row, json.dumps(made).encode())
+    print(f"{out.name} {trial.name}: " + ", ".join(f"{name} {made[name]:.1%}" for name in MEASURED), flush=True)
+    return made
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation in percent."""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """A table in Markdown: a line per run, over its seeds."""
+    heads = ("run", "recipe", "seeds", *MEASURED, "CPU s")
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name in dict.fromkeys(row["run"] for row in rows):
+        of_run = [row for row in rows if row["run"] == name]
+        seconds = sum(row["train_cpu_s"] + row["verify_cpu_s"] for row in of_run)
+        cells = [name, of_run[0]["recipe"], ", ".join(str(row["seed"]) for row in of_run)]
+        cells += [spread([row[measure] for row in of_run]) for measure in MEASURED] + [f"{seconds:,}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--table", type=Path)
+    args = parser.parse_args()
+    wanted = trials(read_toml(args.study))
+    out = args.out / args.study.stem
+    out.mkdir(parents=True, exist_ok=True)
+    data_dir = ["--data-dir", str(args.data_dir)] if args.data_dir else []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = list(pool.map(lambda trial: carry_out(trial, out, data_dir), wanted))
+    replace_file(args.table or args.study.with_suffix(".csv"), table(COLUMNS, rows))
+    print(summary(rows))
+
+
+if __name__ == "__main__":
+    main()
