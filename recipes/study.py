@@ -97,8 +97,8 @@ def carry_out(trial: Trial, out: Path, data_dir: list[str]) -> dict[str, Any]:
         replace_file(clock, json.dumps(times).encode())
 
     if not (folder / "summary.json").exists():
-        settings = [word for setting in trial.settings for word in ("--set", setting)]
-        timed("train", "train", "--recipe", trial.recipe, *settings, "--set", f"seed={trial.seed}", "--out", str(folder))
+        settings = [word for setting in (*trial.settings, f"seed={trial.seed}") for word in ("--set", setting)]
+        timed("train", "train", "--recipe", trial.recipe, *settings, "--out", str(folder))
     told = [word for key, value in trial.evaluate.items() for word in (f"--{key}", str(value))]
     timed("verify", "evaluate", str(folder), *told, "--out", str(folder / "verified"))
     found = json.loads((folder / "verified" / "summary.json").read_text())

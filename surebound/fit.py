@@ -16,20 +16,24 @@ from surebound.attacks.image_pgd import Pgd
 from surebound.data.augment import Augment
 from surebound.data.dataset import Dataset, Part, in_unit
 from surebound.data.readers import load_dataset
-from surebound.errors import UsageError
+from surebound.errors import ModelError, UsageError
 from surebound.graph.torch_export import trace
 from surebound.measures.accuracy import attacked, fraction, right
 from surebound.nets.table import find_network
 from surebound.reports.figures import courses
 from surebound.rowfile import claimed, replace_file
-from surebound.runs import Recipe, RunFolder
+from surebound.runs import Recipe, RunFolder, load_network
+from surebound.training.averaging import Averaging, Ema, Swa
 from surebound.training.checkpoint import Checkpoint
 from surebound.training.distributed import first
 from surebound.training.initial import ibp_initial
 from surebound.training.loop import Epoch, Group, Run, train
+from surebound.training.objectives.distill import Distilled
+from surebound.training.objectives.objective import Objective
+from surebound.training.radii import radii_of
 from surebound.training.recipe import Values, objective_of
 from surebound.training.scene import Bounded, images_within, margin_rows
-from surebound.training.schedules import Linear, Radii, Schedule, Smoothed, constant, cosine, cyclic, multistep
+from surebound.training.schedules import Schedule, constant, cosine, cyclic, multistep, warmed_up
 from surebound.training.trainee import Trainee
 
 AT_ONCE = 100
@@ -82,18 +86,18 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
         seed=recipe["seed"],
         optimiser=settings["optimiser"],
         eps=eps,
-        radii=radii_of(recipe["radii"], eps, per_epoch),
+        radii=radii_of(recipe["radii"]["shape"], {**recipe["radii"], "eps": eps, "batches": per_epoch}),
         clip=settings["clip"] or None,
-        ema=settings["ema"] or None,
+        averaging=averaging_of(recipe["average"], per_epoch),
         choose=settings["choose"] != "last",
-        from_epoch=0 if recipe["radii"]["shape"] == "fixed" else full_radius(recipe),
     )
+    objective = taught(objective_of(recipe), recipe["teacher"], example(recipe, part), data.classes)
     same_recipe(folder, recipe)
     watch = Watch(recipe, folder, kept, Trainee(network, example(recipe, part)))
     epochs = train(
         network,
         part,
-        objective_of(recipe),
+        objective,
         [Group(list(network.parameters()), settings["rate"], settings["weight_decay"])],
         run,
         watch.score,
@@ -123,11 +127,6 @@ def same_recipe(folder: RunFolder, recipe: Values) -> None:
         replace_file(there, text.encode())
 
 
-def full_radius(recipe: Values) -> int:
-    """The first epoch whose radius has its full size, or the last one."""
-    return min(recipe["radii"]["start"] + recipe["radii"]["length"] - 1, recipe["run"]["epochs"] - 1)
-
-
 def network_of(recipe: Values, data: Dataset) -> Recipe:
     """How the network is built; its data set's number of classes and image shape unless the recipe says others."""
     given = dict(recipe["network"])
@@ -152,20 +151,38 @@ def centred(images: Tensor, size: int) -> Tensor:
 
 
 def schedule_of(settings: Values) -> Schedule:
-    """The learning rate's schedule."""
+    """The learning rate's schedule; milestones are epochs of the whole run, warming up included."""
+    share = settings["warm_up"] / settings["epochs"]
+    if not 0 <= share < 1:
+        raise UsageError(f"recipe: warming up must take less than the run.epochs, got {settings['warm_up']}")
     if settings["schedule"] == "multistep":
         inside = [epoch / settings["epochs"] for epoch in settings["milestones"] if epoch < settings["epochs"]]
-        return multistep(inside, settings["factor"])
-    return {"constant": constant, "cosine": cosine, "cyclic": cyclic(settings["peak"])}[settings["schedule"]]
+        then = multistep([(place - share) / (1 - share) for place in inside], settings["factor"])
+    else:
+        then = {"constant": constant, "cosine": cosine, "cyclic": cyclic(settings["peak"])}[settings["schedule"]]
+    return warmed_up(share, then) if share else then
 
 
-def radii_of(settings: Values, eps: float, per_epoch: int) -> Radii | None:
-    """The radius by step; None for always the same."""
-    if settings["shape"] == "fixed":
-        return None
-    if settings["shape"] == "linear":
-        return Linear(eps, settings["start"], settings["length"], per_epoch)
-    return Smoothed(eps, settings["start"], settings["length"], per_epoch, settings["mid"])
+def averaging_of(settings: Values, per_epoch: int) -> Averaging | None:
+    """How weights are averaged, if they are."""
+    if settings["kind"] == "swa":
+        return Swa(max(1, settings["start"] * per_epoch), settings["every"])
+    return Ema(settings["decay"]) if settings["kind"] == "ema" else None
+
+
+def taught(objective: Objective, teacher: Values, image: Tensor, classes: int) -> Objective:
+    """The objective, learning from the network of a run folder besides if there is one; raises ModelError."""
+    if not teacher["run"]:
+        return objective
+    network = load_network(Path(teacher["run"]))
+    try:
+        with torch.no_grad():
+            logits = network(image)
+    except RuntimeError as error:
+        raise ModelError(f"the teacher {teacher['run']} does not take these images: {error}") from None
+    if logits.shape != (1, classes):
+        raise ModelError(f"the teacher {teacher['run']} answers {tuple(logits.shape)} to an image of {classes} classes")
+    return Distilled(objective, network, teacher["weight"], teacher["temperature"])
 
 
 def augment_of(settings: Values) -> Augment | None:

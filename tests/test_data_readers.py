@@ -163,7 +163,9 @@ def test_the_first_training_images_alone_and_as_bytes(unsealed: None, tmp_path: 
 @each
 def test_the_first_images_need_the_first_batches_only(unsealed: None, tmp_path: Path, example: Example) -> None:
     write(example, tmp_path, *PARTS)
-    batches = sorted(tmp_path.rglob("*data_batch_*"), key=lambda path: int("".join(c for c in path.name if c.isdigit())))
+    batches = sorted(
+        tmp_path.rglob("*data_batch_*"), key=lambda path: int("".join(c for c in path.name if c.isdigit()))
+    )
     if not batches:
         pytest.skip(f"{example.name} has no batches")
     per_batch = 40 // len(batches)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,18 @@ from typer.testing import CliRunner
 from surebound.cli.app import app
 from surebound.data.dataset import Part
 from surebound.data.digits import load_digits
-from surebound.errors import UsageError
-from surebound.fit import fit
+from surebound.errors import ModelError, UsageError
+from surebound.fit import fit, schedule_of, taught
 from surebound.graph.onnx_import import load_onnx
 from surebound.nets.small import digits_cnn
 from surebound.runs import load_network
+from surebound.training.averaging import Averaging, Ema, Swa
 from surebound.training.checkpoint import Checkpoint
 from surebound.training.loop import Group, Run, train
 from surebound.training.objectives import OBJECTIVES
 from surebound.training.published import names, parts_of
+from surebound.training.radii import SHAPES, Adaptive, Radii, Smoothed
 from surebound.training.recipe import Values, objective_of, read_toml, recipe_of, setting
-from surebound.training.schedules import Smoothed
 
 TINY = {
     "data": "digits", "images": 200, "eps": 0.05,
@@ -137,21 +139,26 @@ def test_settings_and_files(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- continuing
 
 
+SMOOTHED = Smoothed(0.05, 1, 2, 7)
+
+
 class Stop(Exception):
     """Ends a run from outside."""
 
 
 def weights_after(
-    folder: Path | None, stop: int | None = None, ema: float | None = None, optimiser: str = "adam"
+    folder: Path | None,
+    stop: int | None = None,
+    averaging: Averaging | None = None,
+    optimiser: str = "adam",
+    radii: Radii = SMOOTHED,
 ) -> list[Tensor]:
     """Train a few steps; with `stop`, fail after so many and go on from the checkpoint."""
     data = load_digits(0).train.first(100)
 
     def go(limit: int | None) -> nn.Module:
         network = nn.Sequential(digits_cnn(0, (2, 3), 5), nn.BatchNorm1d(10))
-        settings = Run(
-            3, 16, optimiser=optimiser, eps=0.05, radii=Smoothed(0.05, 1, 2, 7), clip=5.0, ema=ema, choose=True
-        )
+        settings = Run(3, 16, optimiser=optimiser, eps=0.05, radii=radii, clip=5.0, averaging=averaging, choose=True)
         kept = None if folder is None else Checkpoint(folder, every=0.0)
 
         def done(step: int, total: int) -> None:
@@ -172,16 +179,49 @@ def weights_after(
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw", "radam"])
 def test_a_run_continues_bit_for_bit(tmp_path: Path, optimiser: str) -> None:
-    whole = weights_after(None, ema=0.9, optimiser=optimiser)
+    whole = weights_after(None, averaging=Ema(0.9), optimiser=optimiser)
     for stop in (1, 6, 7, 8, 15):
         (tmp_path / str(stop)).mkdir()
-        again = weights_after(tmp_path / str(stop), stop, ema=0.9, optimiser=optimiser)
+        again = weights_after(tmp_path / str(stop), stop, averaging=Ema(0.9), optimiser=optimiser)
+        assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True)), stop
+
+
+def test_a_radius_that_follows_the_loss_and_a_mean_of_weights_continue_bit_for_bit(tmp_path: Path) -> None:
+    radii, averaging = Adaptive(0.05, 1, 7, least=1e-3, most=0.01), Swa(5, 3)
+    whole = weights_after(None, averaging=averaging, radii=radii)
+    for stop in (4, 7, 9):
+        (tmp_path / str(stop)).mkdir()
+        again = weights_after(tmp_path / str(stop), stop, averaging, radii=radii)
         assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True)), stop
 
 
 def test_averaged_weights_are_what_is_kept() -> None:
-    pairs = zip(weights_after(None), weights_after(None, ema=0.5), strict=True)
+    pairs = zip(weights_after(None), weights_after(None, averaging=Ema(0.5)), strict=True)
     assert not all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_stochastic_weight_averaging_is_the_mean_of_every_so_many_steps() -> None:
+    values, shares = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0], []
+    average = 0.0
+    for step, value in enumerate(values, 1):
+        average += Swa(2, 3).share(step) * (value - average)
+        shares.append(average)
+    assert shares == pytest.approx([3, 1, 1, 1, 3, 3, 3, 4])  # 1; (1 + 5) / 2; (1 + 5 + 6) / 3
+
+
+def test_an_epoch_is_chosen_among_those_at_the_whole_radius() -> None:
+    """Scores fall, so the first epoch whose last step has the radius aimed at wins; the last one where none has."""
+    for radii, best in ((Smoothed(0.05, 1, 1, 7), 1), (Smoothed(0.05, 1, 9, 7), 2), (None, 0)):
+        network, falling = digits_cnn(0, (2, 3), 5), iter((3.0, 2.0, 1.0))
+        kept: list[Tensor] = []
+
+        def score(n: nn.Module, falling: Iterator[float] = falling, kept: list[Tensor] = kept) -> float:
+            kept.append(next(n.parameters()).detach().clone())
+            return next(falling)
+
+        train(network, load_digits(0).train.first(100), OBJECTIVES["standard"](),
+              [Group(list(network.parameters()), 0.01)], Run(3, 16, eps=0.05, radii=radii), score)  # fmt: skip
+        assert torch.equal(next(network.parameters()), kept[best]), best
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -256,6 +296,49 @@ def test_messages(tmp_path: Path) -> None:
     assert run("train", "--out", out, "--threads", 1, *sets(TINY)).exit_code == 0
     result = run("train", "--out", out, "--threads", 1, *sets({**TINY, "eps": 0.06}))
     assert result.exit_code == 2 and "holds a run of another recipe" in result.stderr
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_radii_trains(tmp_path: Path, shape: str) -> None:
+    recipe = recipe_of(TINY, {"radii": {"shape": shape}, "average": {"kind": "swa", "start": 2}})
+    fitted = fit(recipe, tmp_path)
+    assert len(fitted.epochs) == 3 and fitted.epochs[0].eps <= 0.05
+
+
+def test_the_rate_rises_to_what_its_schedule_begins_with() -> None:
+    settings = {
+        **recipe_of()["run"],
+        "epochs": 10,
+        "warm_up": 2.0,
+        "schedule": "multistep",
+        "milestones": [6],
+        "factor": 0.1,
+    }
+    rate = schedule_of(settings)
+    assert [rate(epoch / 10) for epoch in (0, 1, 2, 5.9, 6, 9)] == pytest.approx([0, 0.5, 1, 1, 0.1, 0.1])
+    with pytest.raises(UsageError, match="warming up"):
+        schedule_of({**settings, "warm_up": 10.0})
+
+
+def test_a_teacher_is_a_run_folder(tmp_path: Path) -> None:
+    first = ["train", "--out", tmp_path / "teacher", "--threads", 1, *sets({**TINY, "objective": {"name": "standard"}})]
+    assert run(*first).exit_code == 0
+    pupil = {**TINY, "teacher": {"run": str(tmp_path / "teacher"), "weight": 2.0, "temperature": 4.0}}
+    assert run("train", "--out", tmp_path / "pupil", "--threads", 1, *sets(pupil)).exit_code == 0
+    assert run("train", "--out", tmp_path / "alone", "--threads", 1, *sets(TINY)).exit_code == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("pupil", "alone"))
+    assert not torch.equal(one["1.weight"], two["1.weight"])
+    for change, message, code in (
+        ({"run": str(tmp_path / "none")}, "is missing", 2),
+        ({"run": str(tmp_path / "teacher"), "temperature": 0.0}, "temperature of a teacher must be positive", 2),
+    ):
+        result = run("train", "--out", tmp_path / "bad", *sets({**TINY, "teacher": change}))
+        assert result.exit_code == code and message in result.stderr, result.stderr
+    other = {"run": str(tmp_path / "teacher"), "weight": 1.0, "temperature": 1.0}
+    with pytest.raises(ModelError, match=r"answers \(1, 10\) to an image of 7 classes"):
+        taught(OBJECTIVES["ibp"](), other, torch.rand(1, 1, 8, 8), 7)
+    with pytest.raises(ModelError, match="does not take these images"):
+        taught(OBJECTIVES["ibp"](), other, torch.rand(1, 3, 9, 9), 10)
 
 
 def test_seeds_change_runs_and_zero_is_one_of_them(tmp_path: Path) -> None:

@@ -9,21 +9,8 @@ from dataclasses import replace
 import pytest
 
 from surebound.errors import UsageError
-from surebound.training.schedules import (
-    Adaptive,
-    BiLinear,
-    Fixed,
-    Linear,
-    Progress,
-    Radii,
-    Range,
-    Smoothed,
-    constant,
-    cosine,
-    cyclic,
-    multistep,
-    warmed_up,
-)
+from surebound.training.radii import Adaptive, BiLinear, ByBatch, Fixed, Linear, Progress, Range, Smoothed
+from surebound.training.schedules import constant, cosine, cyclic, multistep, warmed_up
 
 PAPER = Smoothed(8.8 / 255, start=101, length=801, batches=196, mid=0.4)
 """CNN-7 on CIFAR-10 (Xu et al. 2020)."""
@@ -83,7 +70,7 @@ def test_a_smoothed_ramp_without_a_curve_is_a_line_and_without_a_line_all_curve(
 
 
 @pytest.mark.parametrize("ramp", [Linear(0.3, 3, 4, 5), Smoothed(0.3, 3, 4, 5), Fixed(0.3), Smoothed(0.3, 1, 7, 1)])
-def test_ramps_never_fall_and_stay_within_0_and_eps(ramp: Radii) -> None:
+def test_ramps_never_fall_and_stay_within_0_and_eps(ramp: ByBatch) -> None:
     values = [ramp(t) for t in range(60)]
     assert all(a <= b for a, b in itertools.pairwise(values))
     assert min(values) >= 0 and max(values) == 0.3 == values[-1]
@@ -106,7 +93,7 @@ def test_a_ramp_of_no_length_is_a_step(kind: type[Linear] | type[Smoothed]) -> N
 
 def test_an_adaptive_radius_by_hand() -> None:
     schedule = Adaptive(0.02, start=2, batches=2, least=0.001, most=0.008)
-    states = [schedule.initial]
+    states = [Progress()]
     for batch, loss in enumerate([None, 2.0, 2.0, 1.0, 0.9, 1.0, 1.6, 0.01, 0.9, 0.8]):
         states.append(schedule.advance(states[-1], batch, loss))
     steps = [state.step for state in states[1:]]
@@ -118,7 +105,7 @@ def test_an_adaptive_radius_by_hand() -> None:
 
 def test_an_adaptive_radius_starts_with_the_least_step_and_ends_at_eps() -> None:
     schedule = Adaptive(0.02, start=1, batches=2, least=0.001, most=0.008)
-    first = schedule.advance(schedule.initial, 0)
+    first = schedule.advance(Progress(), 0)
     assert first == Progress(0.001, 0.001) and schedule.advance(first, 1, 5.0) == Progress(0.002, 0.001, 5.0)
     state = first
     for batch in range(1, 100):

@@ -17,37 +17,45 @@ from torch import Tensor, nn
 
 from surebound.errors import UsageError
 from surebound.rowfile import replace_file
+from surebound.training.averaging import Averaging
 from surebound.training.distributed import first
+from surebound.training.radii import Progress
 
 if TYPE_CHECKING:
     from surebound.training.loop import Epoch
 
 
 class State:
-    """Where a run is: steps done, losses of the epoch so far, epochs, the weights chosen so far and averaged ones."""
+    """Where a run is: steps done, losses of the epoch so far, the last step's loss and radius, epochs, the weights
+    chosen so far and averaged ones.
+    """
 
-    def __init__(self, network: nn.Module, optimiser: torch.optim.Optimizer, decay: float | None) -> None:
-        self.network, self.optimiser, self.decay = network, optimiser, decay
+    def __init__(self, network: nn.Module, optimiser: torch.optim.Optimizer, averaging: Averaging | None) -> None:
+        self.network, self.optimiser, self.averaging = network, optimiser, averaging
         self.step, self.total = 0, 0.0
+        self.loss: float | None = None
+        self.radius = Progress()
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
-        self.mean = copied(network) if decay is not None else {}
+        self.mean = copied(network) if averaging is not None else {}
 
-    def stepped(self, loss: float) -> None:
-        """One step is done."""
+    def stepped(self, loss: float, images: int, radius: Progress) -> None:
+        """One step is done, with this mean loss over so many images, at this radius."""
         self.step += 1
-        self.total += loss
-        if self.decay is not None:
+        self.total += loss * images
+        self.loss, self.radius = loss, radius
+        if self.averaging is not None:
+            share = self.averaging.share(self.step)
             for name, value in self.network.state_dict().items():
                 if value.is_floating_point():
-                    self.mean[name].lerp_(value, 1 - self.decay)
+                    self.mean[name].lerp_(value, share)
                 else:
                     self.mean[name].copy_(value)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the network has the averaged weights, if there are any."""
-        if self.decay is None:
+        if self.averaging is None:
             yield
             return
         own = copied(self.network)
@@ -95,7 +103,8 @@ class State:
             number, _, key = name.partition("/")
             state.setdefault(int(number), {})[key] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
-        self.step, self.total = told["step"], told["total"]
+        self.step, self.total, self.loss = told["step"], told["total"], told["loss"]
+        self.radius = Progress(**told["radius"])
         self.epochs = [Epoch(**epoch) for epoch in told["epochs"]]
 
 
@@ -126,7 +135,13 @@ class Checkpoint:
         """Write the state; at any moment the file is the old one or the new one."""
         if not first():
             return
-        told = {"step": state.step, "total": state.total, "epochs": [asdict(epoch) for epoch in state.epochs]}
+        told = {
+            "step": state.step,
+            "total": state.total,
+            "loss": state.loss,
+            "radius": asdict(state.radius),
+            "epochs": [asdict(epoch) for epoch in state.epochs],
+        }
         replace_file(self.path, save(state.tensors(), {"run": json.dumps(told)}))
         self.saved = time.monotonic()
 

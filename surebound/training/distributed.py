@@ -30,6 +30,16 @@ def average(network: nn.Module) -> None:
         tensor /= count
 
 
+def mean(value: Tensor) -> float:
+    """The mean of a number over the processes."""
+    count = workers()
+    if count == 1:
+        return float(value)
+    total = value.clone()
+    dist.all_reduce(total)
+    return float(total) / count
+
+
 def first() -> bool:
     """Is this the process that writes files?"""
     return workers() == 1 or dist.get_rank() == 0

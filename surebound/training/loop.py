@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from surebound.data.dataset import Part, in_unit
 from surebound.errors import DataError, UsageError
+from surebound.training.averaging import Averaging
 from surebound.training.checkpoint import Checkpoint, State
-from surebound.training.distributed import average, share
+from surebound.training.distributed import average, mean, share
 from surebound.training.objectives.objective import Objective
+from surebound.training.radii import Fixed, Radii
 from surebound.training.scene import Scene
 from surebound.training.schedules import Schedule, cosine
 from surebound.training.trainee import Trainee
@@ -51,10 +53,10 @@ class Epoch:
 class Run:
     """How long and in what steps.
 
-    optimiser: one of `OPTIMISERS`; the rate follows `schedule`. eps: the radius aimed at; radii: the radius by the
-    number of the step, default always eps. clip: largest norm of the whole gradient. ema: decay
-    per step of averaged weights, which are then what is scored and kept. choose: keep the best epoch's weights (those
-    before `from_epoch` are not looked at); else the last one's. seed: order and noise.
+    optimiser: one of `OPTIMISERS`; the rate follows `schedule`. eps: the radius aimed at; radii: that of every step,
+    default always eps. clip: largest norm of the whole gradient. averaging: of weights over steps; the averaged ones
+    are then what is scored and kept. choose: keep the best epoch's weights, among those that ended at the radius aimed
+    at and the last one; else the last one's. seed: order and noise.
     """
 
     epochs: int
@@ -64,11 +66,10 @@ class Run:
     seed: int = 0
     optimiser: str = "sgd"
     eps: float = 0.0
-    radii: Callable[[int], float] | None = None
+    radii: Radii | None = None
     clip: float | None = None
-    ema: float | None = None
+    averaging: Averaging | None = None
     choose: bool = True
-    from_epoch: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
@@ -78,9 +79,9 @@ class Run:
         if self.optimiser not in OPTIMISERS:
             raise UsageError(f"there is no optimiser '{self.optimiser}'; choose among {', '.join(OPTIMISERS)}")
 
-    def radius(self, step: int) -> float:
-        """The radius of a step."""
-        return self.eps if self.radii is None else self.radii(step)
+    def could_choose(self, epoch: Epoch) -> bool:
+        """Is an epoch one to choose among?"""
+        return epoch.eps >= self.eps or epoch.number == self.epochs - 1
 
 
 def train(
@@ -109,7 +110,8 @@ def train(
     base = [float(group["lr"]) for group in optimiser.param_groups]
     per_epoch = math.ceil(len(data) / run.batch)
     steps = run.epochs * per_epoch
-    state = State(network, optimiser, run.ema)
+    radii = run.radii or Fixed(run.eps)
+    state = State(network, optimiser, run.averaging)
     if checkpoint is not None:
         checkpoint.load(state)
     while state.step < steps:
@@ -123,33 +125,27 @@ def train(
             mine = share(index)
             images, labels = data.images[mine], data.labels[mine]
             images = in_unit(images if augment is None else augment(images, generator))
-            loss = objective(Scene(trainee, images, labels, run.radius(state.step), run.eps, generator))
-            if not bool(torch.isfinite(loss.detach())):
-                raise UsageError(
-                    f"the training loss is {float(loss.detach())} in epoch {number}; lower the learning rate"
-                )
+            radius = radii.advance(state.radius, state.step, state.loss)
+            loss = objective(Scene(trainee, images, labels, radius.eps, run.eps, generator))
+            value = mean(loss.detach())
+            if not math.isfinite(value):
+                raise UsageError(f"the training loss is {value} in epoch {number}; lower the learning rate")
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             average(network)
             if run.clip is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), run.clip)
             optimiser.step()
-            state.stepped(float(loss.detach()) * len(index))
+            state.stepped(value, len(index), radius)
             if step_done is not None:
                 step_done(state.step, steps)
             if checkpoint is not None and state.step % per_epoch:
                 checkpoint.if_due(state)
         network.eval()
         with state.averaged():
-            last = state.step - 1
-            epoch = Epoch(
-                number,
-                state.total / len(data),
-                score(network),
-                run.schedule(last / steps),
-                run.radius(last),
-            )
-            state.finish(epoch, not run.choose or number >= run.from_epoch and better(epoch, state.epochs, run))
+            factor = run.schedule((state.step - 1) / steps)
+            epoch = Epoch(number, state.total / len(data), score(network), factor, state.radius.eps)
+            state.finish(epoch, not run.choose or better(epoch, state.epochs, run))
         if checkpoint is not None:
             checkpoint.save(state)
         if progress is not None:
@@ -159,8 +155,9 @@ def train(
 
 
 def better(epoch: Epoch, earlier: Sequence[Epoch], run: Run) -> bool:
-    """Is an epoch better than all those before that could be chosen?"""
-    return all(epoch.score > other.score for other in earlier if other.number >= run.from_epoch)
+    """Is an epoch the one to choose so far?"""
+    rivals = [other for other in earlier if run.could_choose(other)]
+    return run.could_choose(epoch) and all(epoch.score > other.score for other in rivals)
 
 
 def drawn(seed: int, number: int) -> torch.Generator:

@@ -15,6 +15,7 @@ from typing import Any
 from surebound.errors import UsageError
 from surebound.nets.table import find_network
 from surebound.training.objectives import OBJECTIVES, TERMS
+from surebound.training.radii import SHAPES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,11 +45,13 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
             "milestones": [],
             "factor": 0.1,
             "peak": 0.4,
+            "warm_up": 0.0,
             "clip": 0.0,
-            "ema": 0.0,
             "ibp_initial": False,
             "choose": "last",
         },
+        "average": {"kind": "none", "decay": 0.999, "start": 0, "every": 10},
+        "teacher": {"run": "", "weight": 1.0, "temperature": 1.0},
         "radii": {"shape": "fixed", "start": 1, "length": 0, "mid": 0.25, "scale": 1.0},
         "augment": {"pad": 0, "border": "zero", "size": 0, "flip": False},
         "measure": {"every": 1, "images": 1000, "attack_steps": 10, "attack_restarts": 1},
@@ -57,7 +60,9 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
 """Every key and its value unless given. images: of the training part, from its beginning, 0 for all. eps: the radius
 that the network is meant for; radii.scale times that is trained at. network: `name` in `surebound.nets` and its
 arguments. objective: `name` and its fields, `attack` a table of its own. terms: tables by name with a `weight` and
-fields. run.milestones: epochs at which the rate is multiplied by run.factor. run.clip, run.ema: 0 for none.
+fields. run.milestones: epochs at which the rate is multiplied by run.factor. run.warm_up: epochs in which the rate
+rises to what its schedule begins with. run.clip: 0 for none. average: "none", "ema" with its decay, or "swa", the mean
+from the end of epoch `start` on, every so many steps. teacher: the run folder of a network to learn from, "" for none.
 run.choose: "last" epoch or the best by "clean", "pgd" or "certified" accuracy on validation images, once the radius
 has its full size. radii: start and length in epochs. augment.size: 0 for the image's own. measure: what is measured
 on validation images after every so many epochs."""
@@ -129,7 +134,8 @@ def check(values: Values) -> None:
     for path, choices in (
         ("run.schedule", ("constant", "cosine", "multistep", "cyclic")),
         ("run.choose", ("last", "clean", "pgd", "certified")),
-        ("radii.shape", ("fixed", "linear", "smoothed")),
+        ("radii.shape", tuple(SHAPES)),
+        ("average.kind", ("none", "ema", "swa")),
     ):
         table, key = path.split(".")
         if values[table][key] not in choices:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from surebound.errors import UsageError
 from surebound.training.objectives.objective import Objective
 from surebound.training.scene import Scene
 
@@ -16,13 +18,17 @@ from surebound.training.scene import Scene
 class Distilled:
     """objective + weight T^2 KL(softmax(teacher(x) / T) || softmax(f(x) / T)) on the clean images (Hinton et al. 2015).
 
-    teacher: a network in evaluation mode; it gets no gradient.
+    teacher: a network in evaluation mode; it gets no gradient. Raises UsageError unless the temperature is positive.
     """
 
     objective: Objective
     teacher: nn.Module
     weight: float = 1.0
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise UsageError(f"the temperature of a teacher must be positive, got {self.temperature}")
 
     def __call__(self, scene: Scene) -> Tensor:
         loss, heat = self.objective(scene), self.temperature
