@@ -67,8 +67,9 @@ def sets(values: Values, path: str = "") -> list[str]:
 @pytest.mark.parametrize("name", names())
 def test_every_published_recipe_is_whole(name: str) -> None:
     recipe = recipe_of(*parts_of(name))
-    assert objective_of(recipe) is not None and recipe["network"]["name"] == "cnn7"
-    assert recipe_of(*parts_of(name), {"network": {"width": 4}})["network"]["width"] == 4
+    assert objective_of(recipe) is not None and recipe["network"]["name"] in ("cnn7", "cnn7l", "cnn_b")
+    changed = recipe_of(*parts_of(name), {"network": {"width": 4}})["network"]
+    assert changed["width"] == 4 and {**changed, "width": 0} == {**recipe["network"], "width": 0}
 
 
 def test_published_numbers() -> None:
@@ -78,6 +79,15 @@ def test_published_numbers() -> None:
     assert recipe["run"]["epochs"] == 160 and recipe["run"]["milestones"] == [120, 140] and recipe["run"]["clip"] == 10
     assert recipe["radii"] == {"shape": "smoothed", "start": 2, "length": 80, "mid": 0.25, "scale": 1.0}
     assert recipe["terms"] == {"fast-ibp": {"weight": 0.5}, "l1-weights": {"weight": 3e-6}}
+    quick = recipe_of(*parts_of("svhn-8-n-fgsm"))
+    assert (quick["run"]["rate"], quick["radii"]["shape"], quick["augment"]["flip"]) == (0.05, "linear", False)
+    aligned = recipe_of(*parts_of("cifar10-8-fgsm"))
+    assert aligned["augment"] == {"pad": 4, "border": "zero", "size": 0, "flip": True} and aligned["run"]["rate"] == 0.2
+    before_pruning = recipe_of(*parts_of("cifar10-8-pruning-crown-ibp"))
+    assert before_pruning["network"] == {"name": "cnn7l", "data": "cifar10"}
+    assert before_pruning["radii"] == {"shape": "smoothed", "start": 16, "length": 121, "mid": 0.4, "scale": 1.0}
+    crops = recipe_of(*parts_of("tiny-1-lirpa"))
+    assert crops["augment"]["size"] == 56 and crops["network"]["last_stride"] == 2 and crops["run"]["epochs"] == 800
 
 
 @pytest.mark.parametrize(
