@@ -2,9 +2,9 @@
 
 Certified: the numbers of the expressive-losses study (De Palma et al. 2024) on the set-up of Shi et al. 2021: CNN-7
 with batch norm, Adam with rate 5e-4, gradient norm at most 10, a smoothed ramp, the fast-IBP warm-up terms, batch 128
-(256 on MNIST). Adversarial: fast adversarial training (Wong et al. 2020; Andriushchenko & Flammarion 2020; de Jorge et al.
-2022), TRADES as Zhang et al. 2019 train it; for MNIST and Fashion-MNIST nobody published numbers, and the rate is lower.
-Whole studies under names of their own: see `WHOLE`.
+(256 on MNIST). Adversarial: fast adversarial training (Wong et al. 2020; Andriushchenko & Flammarion 2020; de Jorge et
+al. 2022), TRADES as Zhang et al. 2019 train it; for MNIST and Fashion-MNIST nobody published numbers, and the rate is
+lower. Studies under names of their own: see `WHOLE`.
 """
 
 from __future__ import annotations
@@ -214,9 +214,8 @@ training radius."""
 
 def names() -> list[str]:
     """All recipes."""
-    return [
-        f"{data}-{method}" for data in DATA for method in (*METHODS, *(own for known, own in WHOLE if known == data))
-    ]
+    every = [(data, method) for data in DATA for method in METHODS]
+    return [f"{data}-{method}" for data, method in (*every, *WHOLE)]
 
 
 def parts_of(name: str) -> list[Table]:
