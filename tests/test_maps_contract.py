@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from surebound.linear import cached
 from surebound.linear.maps import Columns, Dense, LinearMap, Rows, identity
 from surebound.linear.patches import Anchors, Patches, Windows
-from surebound.linear.relaxed import relaxed
+from surebound.linear.relaxed import Relaxed, relaxed
 from surebound.ops.record import Lines
 
 G = 3
@@ -278,3 +279,40 @@ def test_identity() -> None:
     assert eye.rows == (1, 6)
     assert eye.dtype == torch.float32
     assert torch.equal(eye.dense().reshape(6, 6), torch.eye(6))
+
+
+# ---------------------------------------------------------------- element-wise work in pieces
+
+
+@pytest.mark.parametrize("piece", [1, 7, 30, 1 << 19])
+@pytest.mark.parametrize("shared", [(), (0,), (1,), (0, 1), (2,)])
+def test_relaxing_in_pieces_is_relaxing_at_once(
+    piece: int, shared: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients do not depend on the size of a piece, whatever lines groups, rows or entries share."""
+    monkeypatch.setattr(cached, "AT_ONCE", piece)
+    random = torch.Generator().manual_seed(3)
+    whole = (3, 4, 2, 5)
+    narrow = tuple(1 if axis in shared else size for axis, size in enumerate(whole))
+    a, *lines = (
+        torch.randn(shape, dtype=torch.float64, generator=random).requires_grad_() for shape in (whole, *[narrow] * 4)
+    )
+    assert torch.autograd.gradcheck(Relaxed.apply, (a, *lines))
+    ls, li, us, ui = lines
+    out, constant = Relaxed.apply(a, *lines)  # type: ignore[misc]
+    up, down = a.clamp(min=0), a.clamp(max=0)
+    assert torch.allclose(out, up * ls + down * us) and torch.allclose(constant, (up * li + down * ui).sum((2, 3)))
+    few = torch.randn(narrow, dtype=torch.float64, generator=random).requires_grad_()
+    wide = torch.randn(whole, dtype=torch.float64, generator=random).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: Relaxed.apply(x, y, None, y, None)[0], (few, wide))
+
+
+def test_pieces_cover_a_value_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for piece in (1, 6, 24, 25, 1000):
+        monkeypatch.setattr(cached, "AT_ONCE", piece)
+        for shape in ((5, 7, 3), (1, 9), (4, 1, 2, 2), (0, 3, 2)):
+            counted = torch.zeros(shape)
+            for at in cached.cached(counted):
+                counted[at] += 1
+                assert counted[at].numel() <= max(piece, counted[:1, :1].numel())
+            assert bool((counted == 1).all())

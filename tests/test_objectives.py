@@ -17,9 +17,12 @@ from surebound.bounds.query import Query
 from surebound.graph.ir import Graph
 from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
+from surebound.linear import cached
 from surebound.nets.small import digits_cnn
+from surebound.ops.piecewise import RELU
 from surebound.regions import Box
 from surebound.training import fusion
+from surebound.training.balls import Chords, Relu
 from surebound.training.fusion import differences, fused
 from surebound.training.objectives import OBJECTIVES, TERMS
 from surebound.training.objectives.adversarial import Pgd
@@ -250,12 +253,30 @@ def test_mixing_objectives_use_the_moments_of_the_attacked_images() -> None:
     assert all(torch.allclose(sabr.moments[name], clean.moments[name]) for name in clean.moments)
 
 
-def test_ball_relu_gradients_also_with_shrinking() -> None:
-    from surebound.training.balls import Relu
-
+@pytest.mark.parametrize("piece", [1 << 19, 3, 40])
+def test_lines_of_balls_are_crowns_and_their_gradients_right(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written down instead of taped; boxes on one side of 0, with an end at 0, and points, too."""
+    monkeypatch.setattr(cached, "AT_ONCE", piece)
     random = torch.Generator().manual_seed(1)
-    c = torch.randn(40, dtype=torch.float64, generator=random).requires_grad_()
-    r = torch.rand(40, dtype=torch.float64, generator=random).requires_grad_()
+    c = torch.randn(4, 3, 5, dtype=torch.float64, generator=random)
+    r = torch.rand(4, 3, 5, dtype=torch.float64, generator=random)
+    assert torch.autograd.gradcheck(lambda a, b: Chords.apply(a, b)[1:], (c.requires_grad_(), r.requires_grad_()))
+    ends = torch.tensor([[-1.0, 0.0, 0.0, 2.0, -3.0, 0.0, float("nan")], [0.0, 0.0, 1.0, 3.0, -2.0, 4.0, 1.0]])
+    for centre, radius in ((c.detach(), r.detach()), (ends.mean(0)[None], (ends[1] - ends[0])[None] / 2)):
+        below, slope, intercept = Chords.apply(centre, radius)
+        frame = RELU.frame(None, [], centre - radius, centre + radius)  # type: ignore[arg-type]
+        lines = RELU.lines(None, frame, RELU.init(None, frame))  # type: ignore[arg-type]
+        assert torch.equal(slope.nan_to_num(9.0), lines[2].nan_to_num(9.0))
+        assert torch.equal(intercept.nan_to_num(9.0), lines[3].nan_to_num(9.0))  # type: ignore[union-attr]
+        assert torch.equal(below[~centre.isnan()], lines[0][~centre.isnan()])
+
+
+@pytest.mark.parametrize("piece", [1 << 19, 3, 12])
+def test_ball_relu_gradients_also_with_shrinking(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached, "AT_ONCE", piece)
+    random = torch.Generator().manual_seed(1)
+    c = torch.randn(5, 8, dtype=torch.float64, generator=random).requires_grad_()
+    r = torch.rand(5, 8, dtype=torch.float64, generator=random).requires_grad_()
     for shrink in (1.0, 0.8):
         assert torch.autograd.gradcheck(lambda a, b, s=shrink: Relu.apply(a, b, s), (c, r))
     centre, radius = Relu.apply(c, r, 0.8)

@@ -8,12 +8,12 @@ half that took them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from surebound.linear.cached import cached, cut
 from surebound.linear.maps import LinearMap, contract, merged
 from surebound.ops.record import Lines
 
@@ -37,53 +37,54 @@ def positive(a: Tensor) -> Tensor:
     return a.sign().clamp_(min=0)
 
 
-def within(shape: Sequence[int], whole: Sequence[int]) -> bool:
-    """Does a tensor of `shape` broadcast to `whole`?"""
-    return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(whole), strict=False))
-
-
-def mixed(up: Tensor, of_up: Tensor, down: Tensor, of_down: Tensor) -> Tensor:
-    """up of_up + down of_down, in the memory of the operand that has the result's shape."""
-    if within(of_up.shape, up.shape) and within(of_down.shape, up.shape):
-        return up.mul_(of_up).addcmul_(down, of_down)
-    return torch.addcmul(down * of_down, up, of_up)
-
-
 class Relaxed(torch.autograd.Function):
     """(a, lower slope, lower intercept, upper slope, upper intercept) -> (slopes taken times a, constant [G, S])."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, ls: Tensor, li: Optional, us: Tensor, ui: Optional) -> tuple[Tensor, Tensor]:
-        up, down = a.clamp(min=0), a.clamp(max=0)  # at every entry one of them is zero, so nothing below rounds twice
-        constant = a.new_zeros(a.shape[:2])
-        if li is not None:
-            constant = constant + contract(merged(up, 2), spread(li, a))
-        if ui is not None:
-            constant = constant + contract(merged(down, 2), spread(ui, a))
         ctx.save_for_backward(a, ls, li, us, ui)
-        return mixed(up, ls, down, us), constant
+        a = a.expand(torch.broadcast_shapes(a.shape, ls.shape, us.shape))
+        out, constant = a.new_empty(a.shape), a.new_zeros(a.shape[:2])
+        for at in cached(a):
+            # at every entry one of the halves is zero, so nothing below rounds twice
+            here = a[at]
+            up, down = torch.clamp(here, min=0, out=out[at]), here.clamp(max=0)
+            for half, intercept in ((up, li), (down, ui)):
+                if intercept is not None:
+                    constant[at] += contract(merged(half, 2), spread(cut(intercept, at), here))
+            up.mul_(cut(ls, at)).addcmul_(down, cut(us, at))
+        return out, constant
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Optional, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         g, c = grad_outputs
-        a, ls, li, us, ui = ctx.saved_tensors
-        c = c.reshape(*c.shape, *([1] * (a.dim() - 2)))
-        of_a = of_ls = of_li = of_us = of_ui = None
-        if ctx.needs_input_grad[0]:
-            below, above = g * ls, g * us
-            below = below if li is None else below.addcmul_(c, li)
-            above = above if ui is None else above.addcmul_(c, ui)
-            of_a = torch.lerp(above, below, positive(a))
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            up = a.clamp(min=0)
-            of_ls = collected(g * up, ls) if ctx.needs_input_grad[1] else None
-            of_li = collected(c * up, li) if ctx.needs_input_grad[2] and li is not None else None
-        if ctx.needs_input_grad[3] or ctx.needs_input_grad[4]:
-            down = a.clamp(max=0)
-            of_us = collected(g * down, us) if ctx.needs_input_grad[3] else None
-            of_ui = collected(c * down, ui) if ctx.needs_input_grad[4] and ui is not None else None
-        return of_a, of_ls, of_li, of_us, of_ui
+        narrow, *lines = ctx.saved_tensors
+        ls, li, us, ui = lines
+        a, c = narrow.expand(g.shape), c.reshape(*c.shape, *([1] * (g.dim() - 2)))
+        wanted = ctx.needs_input_grad
+        of_a = torch.empty_like(g) if wanted[0] else None
+        of_lines = [
+            torch.zeros_like(line) if line is not None and wanted[place] else None
+            for place, line in enumerate(lines, start=1)
+        ]
+        for at in cached(g):
+            here, of_out, of_constant = a[at], g[at], c[at]
+            if of_a is not None:
+                below, above = of_out * cut(ls, at), torch.mul(of_out, cut(us, at), out=of_a[at])
+                for part, intercept in ((below, li), (above, ui)):
+                    if intercept is not None:
+                        part.addcmul_(of_constant, cut(intercept, at))
+                above.lerp_(below, positive(here))
+            for half, (of_slope, of_intercept) in ((0, of_lines[:2]), (1, of_lines[2:])):
+                if of_slope is None and of_intercept is None:
+                    continue
+                taken = here.clamp(max=0) if half else here.clamp(min=0)
+                if of_slope is not None:
+                    cut(of_slope, at).add_(collected(of_out * taken, cut(of_slope, at)))
+                if of_intercept is not None:
+                    cut(of_intercept, at).add_(collected(taken.mul_(of_constant), cut(of_intercept, at)))
+        return None if of_a is None else collected(of_a, narrow), *of_lines
 
 
 class Least(torch.autograd.Function):

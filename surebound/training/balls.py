@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from surebound.bounds.plan import Plan, Step
+from surebound.linear.cached import cached
 from surebound.ops.record import Interval
 
 
@@ -43,25 +44,72 @@ class Relu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, c: Tensor, r: Tensor, shrink: float) -> tuple[Tensor, Tensor]:
-        lower, upper = (c - r).clamp_(min=0), (c + r).clamp_(min=0)
-        above, reach = lower > 0, upper > 0
+        centre, radius = torch.empty_like(c), torch.empty_like(r)
+        above, reach = torch.empty_like(c, dtype=torch.bool), torch.empty_like(c, dtype=torch.bool)
+        for at in cached(c):
+            lower, upper = torch.sub(c[at], r[at], out=centre[at]).clamp_(min=0), (c[at] + r[at]).clamp_(min=0)
+            torch.gt(lower, 0, out=above[at])
+            torch.gt(upper, 0, out=reach[at])
+            if shrink != 1:
+                upper = torch.where(above[at], upper, upper * shrink)
+            torch.sub(upper, lower, out=radius[at]).mul_(0.5)
+            lower.add_(upper).mul_(0.5)
         ctx.save_for_backward(above, reach)
         ctx.shrink = shrink
-        if shrink != 1:
-            upper = torch.where(above, upper, upper * shrink)
-        centre = (lower + upper).mul_(0.5)
-        return centre, upper.sub_(lower).mul_(0.5)
+        return centre, radius
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         of_centre, of_radius = grad_outputs
         above, reach = ctx.saved_tensors
-        of_lower = (of_centre - of_radius).mul_(0.5).mul_(above)
-        of_upper = (of_centre + of_radius).mul_(0.5).mul_(reach)
-        if ctx.shrink != 1:
-            of_upper = torch.where(above, of_upper, of_upper * ctx.shrink)
-        return of_lower + of_upper, of_upper.sub_(of_lower), None
+        of_c, of_r = torch.empty_like(of_centre), torch.empty_like(of_radius)
+        for at in cached(of_centre):
+            of_lower = (of_centre[at] - of_radius[at]).mul_(0.5).mul_(above[at])
+            of_upper = (of_centre[at] + of_radius[at]).mul_(0.5).mul_(reach[at])
+            if ctx.shrink != 1:
+                of_upper = torch.where(above[at], of_upper, of_upper * ctx.shrink)
+            torch.add(of_lower, of_upper, out=of_c[at])
+            torch.sub(of_upper, of_lower, out=of_r[at])
+        return of_c, of_r, None
+
+
+class Chords(torch.autograd.Function):
+    """(c, r) -> CROWN's lines of a ReLU over c +- r: slope below (0 or 1, no gradient), slope and intercept above.
+
+    With the ends l < 0 < u and h = 1 / (u - l): slope u h, intercept -l u h, and the gradients
+    d slope = -l h^2 du + u h^2 dl, d intercept = (l h)^2 du - (u h)^2 dl. It keeps only its inputs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(c, r)
+        below, slope, intercept = torch.empty_like(c), torch.empty_like(c), torch.empty_like(c)
+        for at in cached(c):
+            lower, upper = c[at] - r[at], c[at] + r[at]
+            stable = (lower >= 0) | (upper <= 0)  # NaN is not, and stays NaN
+            below[at] = (c[at] > 0) | (lower >= 0)
+            torch.where(stable, below[at], upper.div_(upper - lower), out=slope[at])
+            torch.mul(slope[at], lower, out=intercept[at]).neg_().masked_fill_(stable, 0.0)
+        ctx.mark_non_differentiable(below)
+        return below, slope, intercept
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        _, of_slope, of_intercept = grad_outputs
+        c, r = ctx.saved_tensors
+        of_c, of_r = torch.empty_like(c), torch.empty_like(r)
+        for at in cached(c):
+            lower, upper = c[at] - r[at], c[at] + r[at]
+            h = (upper - lower).reciprocal_().masked_fill_((lower >= 0) | (upper <= 0), 0.0)
+            v, w = lower.mul_(h).neg_(), upper.mul_(h)
+            of_chord = h.mul_(of_slope[at])
+            of_lower = torch.addcmul(of_chord, w, of_intercept[at], value=-1).mul_(w)
+            of_upper = of_chord.addcmul_(v, of_intercept[at]).mul_(v)
+            torch.add(of_upper, of_lower, out=of_c[at])
+            torch.sub(of_upper, of_lower, out=of_r[at])
+        return of_c, of_r
 
 
 class Sizes(torch.autograd.Function):

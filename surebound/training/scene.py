@@ -9,14 +9,14 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from surebound.bounds.crown import BY_WALK, Context, loose, tightened, walked_lower
+from surebound.bounds.crown import BY_WALK, Context, loose, tightened
 from surebound.bounds.ibp import sound, unperturbed
 from surebound.bounds.memory import Memory
-from surebound.bounds.walk import walk
-from surebound.linear.maps import Dense
-from surebound.ops.record import Interval
+from surebound.bounds.walk import lines_at, lines_of, walk
+from surebound.linear.maps import Dense, LinearMap
+from surebound.ops.record import Interval, Lines
 from surebound.regions import Box
-from surebound.training.balls import Ball, balls
+from surebound.training.balls import Ball, Chords, balls
 from surebound.training.trainee import Moments, Trainee, moments_of
 
 
@@ -85,7 +85,17 @@ class Bounded:
 
     def crown(self, rows: Tensor) -> Tensor:
         """CROWN lower bounds [B, S] of rows of the logits, with intermediate bounds by IBP (Zhang et al. 2020)."""
-        return walked_lower(self.context, self.boxes, self.trainee.graph.output.name, Dense(rows))
+        plan, start = self.trainee.plan, self.trainee.graph.output.name
+        return walk(plan, self.fixed, start, Dense(rows), self.lines).minimise(self.context.regions)
+
+    def lines(self, name: str, rows: LinearMap) -> Lines:
+        """CROWN's lines of an activation over its operand's ball."""
+        step = self.trainee.plan.steps[name]
+        over = self.balls[step.site.node.inputs[0]]
+        if step.site.node.op == "relu":
+            below, slope, intercept = (part.unsqueeze(1) for part in Chords.apply(*over))  # pyright: ignore
+            return lines_at(rows, Lines(below, None, slope, intercept))
+        return lines_at(rows, lines_of(step, self.fixed, over.ends, None))
 
     def crown_boxes(self) -> dict[str, Interval]:
         """CROWN bounds of the nodes that activations read, each on boxes by IBP; unstable neurons only are walked."""
