@@ -283,8 +283,8 @@ MUTATIONS = (
     Mutation(
         "negative coefficients are scaled like positive ones",
         "linear/relaxed.py",
-        "return mixed(up, ls, down, us), constant",
-        "return mixed(up, ls, down, ls), constant",
+        "up.mul_(cut(ls, at)).addcmul_(down, cut(us, at))",
+        "up.mul_(cut(ls, at)).addcmul_(down, cut(ls, at))",
         MAPS,
     ),
     Mutation(
@@ -410,22 +410,22 @@ MUTATIONS = (
     Mutation(
         "a relaxed step's gradient takes the other line",
         "linear/relaxed.py",
-        "torch.lerp(above, below, positive(a))",
-        "torch.lerp(below, above, positive(a))",
+        "above.lerp_(below, positive(here))",
+        "above.lerp_(below, 1 - positive(here))",
         MAPS,
     ),
     Mutation(
         "a relaxed step's gradient forgets the intercept",
         "linear/relaxed.py",
-        "above if ui is None else above.addcmul_(c, ui)",
-        "above",
+        "for part, intercept in ((below, li), (above, ui)):",
+        "for part, intercept in ((below, li),):",
         MAPS,
     ),
     Mutation(
         "an upper slope's gradient counts positive coefficients",
         "linear/relaxed.py",
-        "collected(g * down, us)",
-        "collected(g * a, us)",
+        "taken = here.clamp(max=0) if half else here.clamp(min=0)",
+        "taken = here if half else here.clamp(min=0)",
         MAPS,
     ),
     Mutation(
@@ -823,8 +823,8 @@ MUTATIONS = (
     Mutation(
         "relu on a ball hands the radius's gradient to the wrong end",
         "training/balls.py",
-        "        of_lower = (of_centre - of_radius).mul_(0.5).mul_(above)",
-        "        of_lower = (of_centre + of_radius).mul_(0.5).mul_(above)",
+        "of_lower = (of_centre[at] - of_radius[at]).mul_(0.5)",
+        "of_lower = (of_centre[at] + of_radius[at]).mul_(0.5)",
         OBJECTIVE,
     ),
     Mutation(
@@ -896,6 +896,48 @@ MUTATIONS = (
         "            generator = drawn(run.seed, state.step)\n",
         "            generator = drawn(run.seed, state.step - place)\n",
         RESUMED,
+    ),
+    Mutation(
+        "a chord's gradient has the wrong sign at one end",
+        "training/balls.py",
+        "w, of_intercept[at], value=-1)",
+        "w, of_intercept[at])",
+        (OBJECTIVE[0], "lines_of_balls"),
+    ),
+    Mutation(
+        "a chord hides what is not a number",
+        "training/balls.py",
+        "stable = (lower >= 0) | (upper <= 0)",
+        "stable = ~((lower < 0) & (upper > 0))",
+        (OBJECTIVE[0], "lines_of_balls"),
+    ),
+    Mutation(
+        "pieces leave out the last rows",
+        "linear/cached.py",
+        "for row in range(0, rows, some):",
+        "for row in range(0, max(1, rows - 1), some):",
+        ("test_maps_contract.py", "pieces"),
+    ),
+    Mutation(
+        "averaged weights forget what they began with",
+        "training/averaging.py",
+        "1 / (taken + 1)",
+        "1 / taken",
+        (RESUMED[0], "averaging"),
+    ),
+    Mutation(
+        "an epoch before the whole radius may be chosen",
+        "training/loop.py",
+        "return epoch.eps >= self.eps or",
+        "return True or",
+        (RESUMED[0], "chosen_among"),
+    ),
+    Mutation(
+        "an adaptive radius forgets where it was",
+        "training/checkpoint.py",
+        '        self.radius = Progress(**told["radius"])\n',
+        "",
+        (RESUMED[0], "follows_the_loss"),
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(
