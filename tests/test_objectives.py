@@ -25,7 +25,7 @@ from surebound.training import fusion
 from surebound.training.balls import Chords, Relu
 from surebound.training.fusion import differences, fused
 from surebound.training.objectives import OBJECTIVES, TERMS
-from surebound.training.objectives.adversarial import Pgd
+from surebound.training.objectives.adversarial import Pgd, grad_align
 from surebound.training.objectives.distill import Distilled
 from surebound.training.objectives.objective import of_margins
 from surebound.training.objectives.regularisers import NrsLoss, NrsReleased, Plus, RsLoss
@@ -283,6 +283,36 @@ def test_ball_relu_gradients_also_with_shrinking(piece: int, monkeypatch: pytest
     crossing = ((c - r) < 0) & ((c + r) > 0)
     assert torch.allclose((centre + radius)[crossing], 0.8 * (c + r)[crossing])
     assert torch.allclose((centre + radius)[~crossing], (c + r).clamp(min=0)[~crossing])
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_grad_align_differentiates_one_gradient_or_both(both: bool) -> None:
+    """The difference quotient of 1 - cos(g1, g2), where g1 moves with the weights or stays as it is."""
+
+    def gradient(net: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(net(leaf), labels, reduction="sum"), leaf)[0].flatten(1)
+
+    def value(net: nn.Module, still: nn.Module) -> float:
+        here = scene(net)
+        noise = torch.rand(here.images.shape, dtype=torch.float64, generator=here.generator)
+        first = gradient(net if both else still, here.images, here.labels)
+        second = gradient(net, here.images + (2 * noise - 1) * EPS, here.labels)
+        return float(1 - F.cosine_similarity(first, second).mean())
+
+    net = network()
+    found = grad_align(scene(net), both)
+    assert float(found.detach()) == pytest.approx(value(network(), network()), abs=1e-12)
+    direction = gradients(net, found)
+    length = float(torch.cat([d.flatten() for d in direction]).norm())
+    values: list[float] = []
+    for sign in (1, -1):
+        moved = network()
+        with torch.no_grad():
+            for weight, d in zip(moved.parameters(), direction, strict=True):
+                weight.add_(sign * STEP * d / length)
+        values.append(value(moved, network()))
+    assert (values[0] - values[1]) / (2 * STEP) == pytest.approx(length, rel=1e-4)
 
 
 # ---------------------------------------------------------------- fusion

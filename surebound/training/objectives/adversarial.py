@@ -15,8 +15,9 @@ from surebound.attacks.adversarial import cross_entropy, evaluating, fgsm, input
 from surebound.training.scene import Scene
 
 
-def grad_align(scene: Scene) -> Tensor:
-    """1 - mean_b cos(g1, g2): g1 = dCE/dx at x, held fixed; g2 at x + eta, eta ~ U(-eps, eps), differentiated.
+def grad_align(scene: Scene, both: bool = False) -> Tensor:
+    """1 - mean_b cos(g1, g2): g1 = dCE/dx at x, held fixed unless `both`; g2 at x + eta, eta ~ U(-eps, eps),
+    differentiated.
 
     Samples in which either gradient is zero are left out; 0 when none is left (Andriushchenko & Flammarion 2020).
     """
@@ -24,10 +25,11 @@ def grad_align(scene: Scene) -> Tensor:
     noise = torch.rand(images.shape, dtype=images.dtype, generator=scene.generator).to(images.device)
     here = images.detach().requires_grad_(True)
     near = (images + (2 * noise - 1) * scene.eps).detach().requires_grad_(True)
-    (fixed,) = torch.autograd.grad(F.cross_entropy(network(here), labels, reduction="sum"), here)
+    of_here = F.cross_entropy(network(here), labels, reduction="sum")
+    (at_image,) = torch.autograd.grad(of_here, here, create_graph=both)
     (moving,) = torch.autograd.grad(F.cross_entropy(network(near), labels, reduction="sum"), near, create_graph=True)
-    first, second = fixed.flatten(1), moving.flatten(1)
-    kept = ((first != 0).any(1) & (second.detach() != 0).any(1)).nonzero().squeeze(1)
+    first, second = at_image.flatten(1), moving.flatten(1)
+    kept = ((first.detach() != 0).any(1) & (second.detach() != 0).any(1)).nonzero().squeeze(1)
     if len(kept) == 0:
         return images.new_zeros(())
     return 1 - F.cosine_similarity(first[kept], second[kept], dim=1).mean()
@@ -38,12 +40,13 @@ class Fgsm:
     """CE at one signed gradient step: from the image (start "zero") or from a random point (Wong et al. 2020).
 
     delta0 ~ U(-eps, eps), clipped so that x + delta0 is an image; delta = clip(delta0 + step eps sign(g), +-eps),
-    x + delta clipped to [0, 1]. align: weight of GradAlign.
+    x + delta clipped to [0, 1]. align: weight of GradAlign; align_both: differentiate both of its gradients.
     """
 
     step: float = 1.25
     start: str = "uniform"
     align: float = 0.0
+    align_both: bool = False
 
     def attack(self, scene: Scene) -> Tensor:
         start = scene.images if self.start == "zero" else random_start(scene.images, scene.eps, scene.generator)
@@ -54,7 +57,7 @@ class Fgsm:
         if scene.eps == 0:
             return F.cross_entropy(scene.clean, scene.labels)
         loss = F.cross_entropy(scene.forward(self.attack(scene)), scene.labels)
-        return loss if self.align == 0 else loss + self.align * grad_align(scene)
+        return loss if self.align == 0 else loss + self.align * grad_align(scene, self.align_both)
 
 
 @dataclass(frozen=True)
