@@ -82,30 +82,37 @@ def blocked(rows: Tensor, weight: Tensor, shape: Shape) -> Tensor:
 
 
 class ConvTranspose(torch.autograd.Function):
-    """rows [N, co, h, w], weight [co, ci/groups, kh, kw] -> [N, ci, *size]: A J for a convolution's rows A."""
+    """rows [N, co, h, w], weight [co, ci/groups, kh, kw], bias [co] or None -> A J [N, ci, *size] and A b [N] for a
+    convolution's rows A.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, shape: Shape) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> tuple[Tensor, Tensor]:
         ctx.shape = shape
-        ctx.save_for_backward(rows if weight.requires_grad else None, weight)
+        sums = rows.sum((2, 3)) if bias is not None else None
+        added = sums @ bias if sums is not None else rows.new_zeros(len(rows))
+        ctx.save_for_backward(rows if weight.requires_grad else None, sums, weight, bias)
         few = weight.shape[1] < FEW and shape.groups == 1 and tuple(shape.dilation) == (1, 1)
         found = (blocked if few else direct)(rows, weight, shape)
-        return found.clone() if found._is_view() else found  # the caller may write into it
+        return found.clone() if found._is_view() else found, added  # the caller may write into it
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (g,), (rows, weight), shape = grad_outputs, ctx.saved_tensors, ctx.shape
+        (g, c), (rows, sums, weight, bias), shape = grad_outputs, ctx.saved_tensors, ctx.shape
         attributes = shape.stride, shape.padding, shape.dilation, shape.groups
-        of_rows = F.conv2d(g, weight, None, *attributes) if ctx.needs_input_grad[0] else None
-        of_weight = None
+        of_rows = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_rows = F.conv2d(g, weight, None, *attributes)
+            if bias is not None:
+                of_rows.add_((c.unsqueeze(1) * bias)[..., None, None])
         if ctx.needs_input_grad[1]:
             of_weight = torch.nn.grad.conv2d_weight(  # pyright: ignore[reportAttributeAccessIssue]
                 g, weight.shape, rows, *attributes
             )
-        return of_rows, of_weight, None
+        return of_rows, of_weight, c @ sums if ctx.needs_input_grad[2] else None, None
 
 
-def conv_transpose(rows: Tensor, weight: Tensor, shape: Shape) -> Tensor:
-    """A J for rows A over a convolution's result; differentiable once, in rows and weight."""
-    return ConvTranspose.apply(rows, weight, shape)  # pyright: ignore[reportReturnType]
+def conv_transpose(rows: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> tuple[Tensor, Tensor]:
+    """A J and A b (0 without bias) for rows A over a convolution's result; differentiable once in all of them."""
+    return ConvTranspose.apply(rows, weight, bias, shape)  # pyright: ignore[reportReturnType]

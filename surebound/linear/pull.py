@@ -157,9 +157,8 @@ def pull_conv2d(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
         return None
     a, into = site.attrs, site.operands[0].shape
     dense = rows.dense().flatten(0, 1)
-    pulled = conv_transpose(dense, weight, shape_of(a, into[1:]))
-    added = None if bias is None else (dense.sum((2, 3)) @ bias).reshape(rows.rows)
-    return [Dense(pulled.reshape(*rows.rows, *into))] + [None] * (len(values) - 1), added
+    pulled, added = conv_transpose(dense, weight, bias, shape_of(a, into[1:]))
+    return [Dense(pulled.reshape(*rows.rows, *into))] + [None] * (len(values) - 1), added.reshape(rows.rows)
 
 
 def pull_batch_norm(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
@@ -261,7 +260,7 @@ def convolved_patches(site: Site, rows: Patches, weight: Tensor, attrs: Mapping[
     """Windows of a convolution's result over its operand: every window is pulled back by itself."""
     windows = windows_of_operand(site, rows.windows, (weight.shape[2], weight.shape[3]), attrs)
     shape = shape_of({**attrs, "padding": (0, 0)}, windows.size)
-    pulled = conv_transpose(rows.coefficients.flatten(0, 1), weight, shape)
+    pulled, _ = conv_transpose(rows.coefficients.flatten(0, 1), weight, None, shape)
     return Patches(windows.cut(pulled.unflatten(0, rows.rows)), windows).kept()
 
 
