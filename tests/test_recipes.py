@@ -242,6 +242,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert rows == list(range(12))
 
 
+def test_networks_for_images_that_are_cropped_get_cropped_images_everywhere(tmp_path: Path) -> None:
+    """The published recipes of Tiny ImageNet crop."""
+    made = fit(recipe_of({**TINY, "augment": {"size": 6, "pad": 1}, "terms": {}}), tmp_path / "run")
+    assert load_network(tmp_path / "run")(torch.rand(2, 1, 6, 6)).shape == (2, 10) and len(made.epochs) == 3
+
+
 def test_messages(tmp_path: Path) -> None:
     out = tmp_path / "run"
     for words, message in (

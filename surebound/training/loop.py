@@ -104,7 +104,11 @@ def train(
     """
     if len(data) == 0:
         raise DataError("there are no training images")
-    trainee = Trainee(network, in_unit(data.images[:1]))
+
+    def shown(images: Tensor, generator: torch.Generator) -> Tensor:
+        return in_unit(images if augment is None else augment(images, generator))
+
+    trainee = Trainee(network, shown(data.images[:1], drawn(run.seed, 0)))
     optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
     per_epoch = math.ceil(len(data) / run.batch)
@@ -122,7 +126,7 @@ def train(
                 group["lr"] = rate * run.schedule(state.step / steps)
             mine = share(index)
             images, labels = data.images[mine], data.labels[mine]
-            images = in_unit(images if augment is None else augment(images, generator))
+            images = shown(images, generator)
             loss = objective(Scene(trainee, images, labels, run.radius(state.step), run.eps, generator))
             if not bool(torch.isfinite(loss.detach())):
                 raise UsageError(
