@@ -20,6 +20,7 @@ from surebound.graph.torch_export import trace
 from surebound.nets.small import digits_cnn
 from surebound.regions import Box
 from surebound.training import fusion
+from surebound.training.balls import Ball
 from surebound.training.fusion import differences, fused
 from surebound.training.objectives import OBJECTIVES, TERMS
 from surebound.training.objectives.adversarial import Pgd
@@ -379,6 +380,22 @@ def test_the_warm_up_terms_vanish_at_the_end_of_the_ramp() -> None:
     assert float(term(scene(network(), 0.01, EPS)).detach()) > 0
     half, full = term(scene(network(), 0.03, 0.06)), term(scene(network(), 0.03, 1e9))
     assert float(half.detach()) == pytest.approx(0.5 * float(full.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-20, 1e-30])
+def test_balance_does_not_depend_on_how_large_centres_are(scale: float) -> None:
+    centre = (scale * torch.tensor([[1.0, -3.0, 2.0, -6.0]])).requires_grad_()
+    means, squares = TERMS["fast-ibp"]().balance(Ball(centre, torch.zeros_like(centre)))
+    assert float(means.detach()) == pytest.approx(0.5 - 3 / 9) and float(squares.detach()) == 0
+    (gradient,) = torch.autograd.grad(means + squares, centre)
+    expected = torch.tensor([[-1 / 9, -3 / 81, -1 / 9, -3 / 81]]) / scale
+    assert torch.allclose(gradient, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in TERMS if name != "l1-weights"])
+def test_terms_about_neurons_are_zero_where_there_are_none(name: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).double()
+    assert float(TERMS[name]()(scene(net.train(), 0.01, EPS))) == 0
 
 
 def test_added_terms_and_teachers() -> None:

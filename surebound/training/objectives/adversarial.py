@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from surebound.attacks.adversarial import cross_entropy, evaluating, fgsm, input_gradient, project, random_start
+from surebound.attacks.balls import L2
 from surebound.training.scene import Scene
 
 
@@ -26,11 +27,11 @@ def grad_align(scene: Scene) -> Tensor:
     near = (images + (2 * noise - 1) * scene.eps).detach().requires_grad_(True)
     (fixed,) = torch.autograd.grad(F.cross_entropy(network(here), labels, reduction="sum"), here)
     (moving,) = torch.autograd.grad(F.cross_entropy(network(near), labels, reduction="sum"), near, create_graph=True)
-    first, second = fixed.flatten(1), moving.flatten(1)
-    kept = ((first != 0).any(1) & (second.detach() != 0).any(1)).nonzero().squeeze(1)
+    kept = ((fixed != 0).flatten(1).any(1) & (moving.detach() != 0).flatten(1).any(1)).nonzero().squeeze(1)
     if len(kept) == 0:
         return images.new_zeros(())
-    return 1 - F.cosine_similarity(first[kept], second[kept], dim=1).mean()
+    first, second = (L2.steepest(each[kept]) for each in (fixed, moving))
+    return 1 - (first * second).flatten(1).sum(1).mean()
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class L1Activations:
         names = [step.site.node.name for step in scene.trainee.plan.relaxed]
         values = evaluate(scene.trainee.graph, bounded.values, scene.images, names)
         found = [value.abs().sum() for value in values.values()]
-        return torch.stack(found).sum() / len(scene.images)
+        return torch.stack(found).sum() / len(scene.images) if found else scene.images.new_zeros(())
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,16 @@ class FastIbp:
         layers = bounded.pre_activations.values()
         tight = [(self.tol - root / layer.radius.mean().clamp(min=1e-12)).clamp(min=0) for layer in layers]
         relu = [term for layer in layers for term in self.balance(layer)]
-        total = torch.stack([*tight, *relu]).sum() / (self.tol * max(1, len(tight)))
+        total = torch.stack([*tight, *relu]).sum() / (self.tol * len(tight))
+        if not layers:
+            return scene.images.new_zeros(())
         return (1 - scene.ramp) * total
 
     def balance(self, layer: Ball) -> list[Tensor]:
         """The terms of one layer."""
         lower, upper = layer.ends
-        centre = layer.centre
+        size = layer.centre.detach().abs().amax().clamp(min=torch.finfo(layer.centre.dtype).tiny)
+        centre = layer.centre / size  # the ratios do not change with it, squares of tiny numbers would be zero
         active, inactive = (lower > 0).to(centre.dtype), (upper < 0).to(centre.dtype)
         spread = (centre - centre.mean()).square()
         ratios = (
@@ -119,7 +122,7 @@ class RsLoss:
     def __call__(self, scene: Scene) -> Tensor:
         bounded = scene.within(scene.target if self.full else scene.eps)
         parts = [stable(layer.ends, None, 0.0).flatten() for layer in bounded.pre_activations.values()]
-        return torch.cat(parts).mean()
+        return torch.cat(parts).mean() if parts else scene.images.new_zeros(())
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class NrsLoss:
             stable(layer.ends, bounded.values[scales[name]] if name in scales else None, self.tiny).flatten()
             for name, layer in bounded.pre_activations.items()
         ]
-        return torch.cat(parts).mean()
+        return torch.cat(parts).mean() if parts else scene.images.new_zeros(())
 
 
 @dataclass(frozen=True)
@@ -176,4 +179,4 @@ class CrownStability:
         parts: list[Tensor] = []
         for ends in bounded.crown_boxes().values():
             parts.append(torch.log1p((-ends.lower).clamp(min=0) * ends.upper.clamp(min=0)).flatten())
-        return torch.cat(parts).mean()
+        return torch.cat(parts).mean() if parts else scene.images.new_zeros(())
