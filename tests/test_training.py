@@ -268,6 +268,26 @@ def test_training_learns_and_repeats_itself_bit_by_bit_under_each_seed() -> None
     assert not first.training
 
 
+def test_dropout_is_drawn_from_the_seed_and_leaves_the_global_random_state_alone() -> None:
+    found: list[Tensor] = []
+    for seed in (0, 0, 1):
+        network = nn.Sequential(nn.Dropout(0.5), linear_network())
+        run, state = Run(2, 4, seed=seed, schedule=constant), torch.get_rng_state()
+        train(network, two_clouds(8), Standard(), [Group(list(network.parameters()), 0.5)], run, lambda n: 0.0)
+        assert torch.equal(state, torch.get_rng_state())
+        found.append(network[1][1].weight.detach())
+        torch.rand(1)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_step_of_one_image_is_refused_where_batch_norm_needs_several() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 2))
+    groups = [Group(list(network.parameters()), 0.1)]
+    with pytest.raises(UsageError, match="of 9 images in batches of 4 a single one is left"):
+        train(network, two_clouds(9), Standard(), groups, Run(1, 4), lambda n: 0.0)
+    assert len(train(network, two_clouds(9), Standard(), groups, Run(1, 5), lambda n: 0.0)) == 1
+
+
 def test_training_does_not_touch_the_global_random_state() -> None:
     state = torch.get_rng_state()
     fitted(0, 1)

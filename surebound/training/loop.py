@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from surebound.data.dataset import Part, in_unit
 from surebound.errors import DataError, UsageError
 from surebound.training.checkpoint import Checkpoint, State
-from surebound.training.distributed import average, share
+from surebound.training.distributed import average, share, workers
 from surebound.training.objectives.objective import Objective
 from surebound.training.scene import Scene
 from surebound.training.schedules import Schedule, cosine
@@ -100,7 +100,8 @@ def train(
     score: what epochs are chosen by, larger is better, the first of equals wins; it has to look at validation
     images, never at test images. augment: changes the images of a step. checkpoint: where the run is kept; what is
     there is continued. step_done: told the steps done and all steps.
-    Raises DataError for an empty part, UsageError for a loss that is not finite.
+    Raises DataError for an empty part, UsageError for a loss that is not finite and for a step of a single image where
+    batch norm needs several.
     """
     if len(data) == 0:
         raise DataError("there are no training images")
@@ -109,6 +110,7 @@ def train(
         return in_unit(images if augment is None else augment(images, generator))
 
     trainee = Trainee(network, shown(data.images[:1], drawn(run.seed, 0)))
+    require_moments(trainee, len(data), run.batch)
     optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
     per_epoch = math.ceil(len(data) / run.batch)
@@ -127,7 +129,9 @@ def train(
             mine = share(index)
             images, labels = data.images[mine], data.labels[mine]
             images = shown(images, generator)
-            loss = objective(Scene(trainee, images, labels, run.radius(state.step), run.eps, generator))
+            with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own generator
+                torch.default_generator.manual_seed(-1 - generator.initial_seed())
+                loss = objective(Scene(trainee, images, labels, run.radius(state.step), run.eps, generator))
             if not bool(torch.isfinite(loss.detach())):
                 raise UsageError(
                     f"the training loss is {float(loss.detach())} in epoch {number}; lower the learning rate"
@@ -160,6 +164,16 @@ def train(
             progress(epoch)
     state.restore()
     return tuple(state.epochs)
+
+
+def require_moments(trainee: Trainee, count: int, batch: int) -> None:
+    """Raise UsageError where the last step of an epoch has one image, of which a norm without pixels has no moments."""
+    last = (count % batch or batch) // workers()
+    if last <= 1 and any(isinstance(norm, nn.BatchNorm1d) for norm in trainee.norms.values()):
+        raise UsageError(
+            f"of {count} images in batches of {batch} a single one is left for some step, and batch norm takes no "
+            "moments of one; change run.batch or the number of images"
+        )
 
 
 def better(epoch: Epoch, earlier: Sequence[Epoch], run: Run) -> bool:
