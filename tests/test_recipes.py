@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 from surebound.cli.app import app
 from surebound.data.dataset import Part
 from surebound.data.digits import load_digits
+from surebound.data.readers import load_dataset
 from surebound.errors import UsageError
 from surebound.fit import fit
 from surebound.graph.onnx_import import load_onnx
@@ -228,6 +230,47 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     longer = {**TINY, "run": {**TINY["run"], "epochs": 12}}  # type: ignore[dict-item]
     words = ["train", "--out", str(tmp_path / "killed"), "--threads", "1", *sets(longer)]
     process = subprocess.Popen([sys.executable, "-m", "surebound", *words], stderr=subprocess.PIPE, env={**os.environ})
+def test_an_epoch_is_told_even_if_the_run_is_killed_between_its_end_and_its_checkpoint(tmp_path: Path) -> None:
+    part, told = load_digits(0).train.first(40), []
+
+    def go(save: bool) -> None:
+        network, kept = digits_cnn(0, (2, 3), 5), Checkpoint(tmp_path)
+        if not save:
+            kept.save = lambda state: (_ for _ in ()).throw(Stop)  # pyright: ignore[reportAttributeAccessIssue]
+        train(network, part, OBJECTIVES["standard"](), [Group(list(network.parameters()), 0.1)], Run(2, 20),
+              lambda n: 0.0, lambda epoch: told.append(epoch.number), checkpoint=kept)  # fmt: skip
+
+    with pytest.raises(Stop):
+        go(False)
+    assert told == [0]
+    go(True)
+    assert told == [0, 0, 1]
+
+
+def test_a_continued_run_measures_the_same_epochs(tmp_path: Path) -> None:
+    recipe = recipe_of({**TINY, "objective": {"name": "standard"}, "terms": {}, "measure": {"every": 2, "images": 5}})
+
+    def stop(words: str, done: int, total: int) -> None:
+        if done == 7:  # in the second epoch
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(recipe, tmp_path, say=stop)
+    fit(recipe, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert ["clean" in row for row in rows] == [False, True, False]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_does_not_keep_its_folder(tmp_path: Path) -> None:
+    def stop(words: str, done: int, total: int) -> None:
+        if done == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(recipe_of({**TINY, "eps": 0.06}), tmp_path, say=stop)
+    assert len(fit(recipe_of(TINY), tmp_path).epochs) == 3
+
+
     metrics = tmp_path / "killed" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 1):
         time.sleep(0.005)
@@ -288,6 +331,10 @@ def worker(rank: int, count: int, folder: str) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
+        (["--set", "network.hidden=-1"], "cannot build the network"),
+        (["--set", "network.in_shape=[1, 9, 9]"], "does not take images of shape [1, 8, 8]"),
+        (["--set", "augment.size=20"], "augment.size = 20, but the images are [1, 8, 8]"),
+        (["--set", "network.classes=3"], "logits are [1, 3] for an image, the data has 10 classes"),
     mp.start_processes(worker, (2, str(tmp_path)), 2, start_method="spawn")
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     alone = digits_cnn(0, (2, 3), 5)
@@ -295,3 +342,14 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     train(alone, part, OBJECTIVES["standard"](), [Group(list(alone.parameters()), 0.05)], Run(2, 16), lambda n: 0.0)
     for one, two, expected in zip(*found, alone.parameters(), strict=True):
         assert torch.equal(one, two) and torch.allclose(one, expected.detach(), atol=1e-5)
+def test_without_validation_images_training_images_are_measured_and_named_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are bytes in most data sets."""
+    whole = load_dataset("digits", validation=0.0, images=200)
+    as_bytes = Part((whole.train.images * 255).to(torch.uint8), whole.train.labels, whole.train.indices)
+    monkeypatch.setattr("surebound.fit.load_dataset", lambda *names, **shares: replace(whole, train=as_bytes))
+    result = run("train", "--out", tmp_path, "--threads", 1, *sets({**TINY, "validation": 0.0}))
+    assert result.exit_code == 0 and "; training images: clean" in result.stdout, result.stderr
+
+
