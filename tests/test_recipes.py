@@ -32,7 +32,7 @@ from surebound.training.checkpoint import Checkpoint
 from surebound.training.loop import Group, Run, train
 from surebound.training.objectives import OBJECTIVES
 from surebound.training.published import names, parts_of
-from surebound.training.recipe import Values, objective_of, read_toml, recipe_of, setting
+from surebound.training.recipe import LEAST, Values, at, objective_of, read_toml, recipe_of, setting
 from surebound.training.schedules import Smoothed
 
 TINY = {
@@ -103,12 +103,44 @@ def test_published_numbers() -> None:
         ),
         ({"objective": {"name": "ibp", "kappa": [1.0]}}, "objective.kappa must be 2 numbers"),
         ({"terms": {"l1-weights": {}}}, "terms.l1-weights.weight must be a number"),
+        ({"terms": {"l1-weights": {"weight": -1.0}}}, "terms.l1-weights.weight must be a number, at least 0"),
+        ({"terms": {"l1-weights": {"weight": True}}}, "terms.l1-weights.weight must be a number"),
+        ({"terms": {"l1-weights": 3}}, "terms.l1-weights is a table; give its keys, such as terms.l1-weights.weight"),
+        ({"terms": {"fast-ibp": {"weight": 1, "tol": 0.0}}}, "tol must be at least"),
+        ({"terms": {"rs": {"weight": float("nan")}}}, "terms.rs.weight must be finite, got nan"),
+        ({"network": {"name": ["cnn7"]}}, r"network.name must be a text, got \['cnn7'\]"),
+        ({"network": {"name": "mlp", "hidden": [float("inf")]}}, "network.hidden must be finite"),
+        ({"objective": {"name": ["ibp"]}}, r"objective.name must be a text, got \['ibp'\]"),
+        ({"objective": {"name": "mtl-ibp", "alpha": 7.0}}, r"alpha must lie within \[0, 1\], got 7.0"),
+        ({"objective": {"name": "mtl-ibp", "attack": {"steps": 0}}}, "steps must be at least 1, got 0"),
+        ({"objective": {"name": "pgd", "reach": -1.0}}, "step, reach and decay must be at least 0"),
+        ({"objective": {"name": "sabr", "part": 3.0}}, r"part and shrink must lie within \[0, 1\]"),
+        ({"objective": {"name": "ibp", "kappa": [2.0, 0.0]}}, r"kappa must lie within \[0, 1\], got 2.0, 0.0"),
+        ({"objective": {"name": "crown-ibp", "beta": [1.0, -1.0]}}, r"beta must lie within \[0, 1\]"),
+        ({"objective": {"name": "fgsm", "start": "middle"}}, "start must be 'zero' or 'uniform', got 'middle'"),
+        ({"objective": {"name": "n-fgsm", "noise": -1.0}}, "step and noise must be at least 0"),
+        ({"objective": {"name": "trades", "weight": -6.0}}, "weight and step must be at least 0"),
+        ({"run": {"milestones": ["a"]}}, "each of run.milestones must be a whole number, got 'a'"),
+        ({"run": {"choose": "pgd"}, "validation": 0.0}, "run.choose looks at validation images"),
+        ({"eps": float("nan")}, "eps must be finite, got nan"),
+        ({"run": {"clip": float("inf")}}, "run.clip must be finite, got inf"),
+        ({"run": {"ema": 1.0}}, "run.ema must be below 1, got 1.0"),
+        ({"seed": 1 << 63}, "seed must be below 9223372036854775808"),
+        ({"augment": {"border": "grey"}}, "augment.border must be one of zero, edge, got 'grey'"),
         ({"terms": {"l1": {"weight": 1}}}, "there is no 'l1'; do you mean 'rs'|there is no 'l1'; do you mean 'l1-"),
     ],
 )
 def test_what_a_recipe_cannot_say(given: Values, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         recipe_of(given)
+
+
+@pytest.mark.parametrize(("path", "least"), LEAST.items())
+def test_numbers_that_are_too_small(path: str, least: int) -> None:
+    table, _, key = path.rpartition(".")
+    value = type(at(recipe_of(), path))(least - 1)
+    with pytest.raises(UsageError, match=f"{path} must be at least {least}, got {value}"):
+        recipe_of({table: {key: value}} if table else {key: value})
 
 
 def test_another_objective_does_not_inherit_the_fields_of_the_former() -> None:
@@ -198,38 +230,6 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         weights_after(tmp_path)
 
 
-# ---------------------------------------------------------------- the command
-
-
-def test_what_a_run_folder_holds(tmp_path: Path) -> None:
-    result = run("train", "--out", tmp_path / "run", "--json", "--threads", 1, *sets(TINY))
-    assert result.exit_code == 0, result.stderr
-    out, told = tmp_path / "run", json.loads(result.stdout)
-    assert told == json.loads((out / "summary.json").read_text()) and told["schema"] == 1
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["number"] for row in rows] == [0, 1, 2] and rows[0]["eps"] < rows[1]["eps"] <= rows[2]["eps"] == 0.05
-    assert all({"loss", "clean", "pgd", "certified", "unstable"} <= set(row) for row in rows)
-    assert {path.name for path in (out / "plots").iterdir()} == {"loss.png", "accuracy.png", "unstable.png", "eps.png"}
-    assert recipe_of(read_toml(out / "config.toml")) == told["recipe"]
-    network, x = load_network(out), torch.rand(3, 1, 8, 8)
-    graph = load_onnx(out / "model.onnx")
-    assert graph.original is not None
-    assert torch.allclose(graph.original(x.reshape(3, *graph.input.shape)).flatten(1), network(x), atol=1e-5)
-    again = run("evaluate", out, "--data", "digits", "--eps", 0.05, "--n", 4, "--timeout", 5, "--out", tmp_path / "e")
-    assert again.exit_code == 0, again.stderr
-
-
-def test_a_file_gives_the_same_run(tmp_path: Path) -> None:
-    run("train", "--out", tmp_path / "a", "--threads", 1, *sets(TINY))
-    result = run("train", tmp_path / "a" / "config.toml", "--out", tmp_path / "b", "--threads", 1)
-    assert result.exit_code == 0, result.stderr
-    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
-
-
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    longer = {**TINY, "run": {**TINY["run"], "epochs": 12}}  # type: ignore[dict-item]
-    words = ["train", "--out", str(tmp_path / "killed"), "--threads", "1", *sets(longer)]
-    process = subprocess.Popen([sys.executable, "-m", "surebound", *words], stderr=subprocess.PIPE, env={**os.environ})
 def test_an_epoch_is_told_even_if_the_run_is_killed_between_its_end_and_its_checkpoint(tmp_path: Path) -> None:
     part, told = load_digits(0).train.first(40), []
 
@@ -271,6 +271,38 @@ def test_a_run_that_ended_before_its_first_checkpoint_does_not_keep_its_folder(t
     assert len(fit(recipe_of(TINY), tmp_path).epochs) == 3
 
 
+# ---------------------------------------------------------------- the command
+
+
+def test_what_a_run_folder_holds(tmp_path: Path) -> None:
+    result = run("train", "--out", tmp_path / "run", "--json", "--threads", 1, *sets(TINY))
+    assert result.exit_code == 0, result.stderr
+    out, told = tmp_path / "run", json.loads(result.stdout)
+    assert told == json.loads((out / "summary.json").read_text()) and told["schema"] == 1
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["number"] for row in rows] == [0, 1, 2] and rows[0]["eps"] < rows[1]["eps"] <= rows[2]["eps"] == 0.05
+    assert all({"loss", "clean", "pgd", "certified", "unstable"} <= set(row) for row in rows)
+    assert {path.name for path in (out / "plots").iterdir()} == {"loss.png", "accuracy.png", "unstable.png", "eps.png"}
+    assert recipe_of(read_toml(out / "config.toml")) == told["recipe"]
+    network, x = load_network(out), torch.rand(3, 1, 8, 8)
+    graph = load_onnx(out / "model.onnx")
+    assert graph.original is not None
+    assert torch.allclose(graph.original(x.reshape(3, *graph.input.shape)).flatten(1), network(x), atol=1e-5)
+    again = run("evaluate", out, "--data", "digits", "--eps", 0.05, "--n", 4, "--timeout", 5, "--out", tmp_path / "e")
+    assert again.exit_code == 0, again.stderr
+
+
+def test_a_file_gives_the_same_run(tmp_path: Path) -> None:
+    run("train", "--out", tmp_path / "a", "--threads", 1, *sets(TINY))
+    result = run("train", tmp_path / "a" / "config.toml", "--out", tmp_path / "b", "--threads", 1)
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    longer = {**TINY, "run": {**TINY["run"], "epochs": 12}}  # type: ignore[dict-item]
+    words = ["train", "--out", str(tmp_path / "killed"), "--threads", "1", *sets(longer)]
+    process = subprocess.Popen([sys.executable, "-m", "surebound", *words], stderr=subprocess.PIPE, env={**os.environ})
     metrics = tmp_path / "killed" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 1):
         time.sleep(0.005)
@@ -299,12 +331,27 @@ def test_messages(tmp_path: Path) -> None:
         (["--set", "run.epoch=1"], "do you mean 'run.epochs'"),
         (["--set", "data=digts"], "unknown data set 'digts'"),
         (["--device", "cuda"], "cuda"),
+        (["--set", "network.hidden=-1"], "cannot build the network"),
+        (["--set", "network.in_shape=[1, 9, 9]"], "does not take images of shape [1, 8, 8]"),
+        (["--set", "augment.size=20"], "augment.size = 20, but the images are [1, 8, 8]"),
+        (["--set", "network.classes=3"], "logits are [1, 3] for an image, the data has 10 classes"),
     ):
         result = run("train", "--out", out, *words)
         assert result.exit_code == 2 and message in result.stderr, result.stderr
     assert run("train", "--out", out, "--threads", 1, *sets(TINY)).exit_code == 0
     result = run("train", "--out", out, "--threads", 1, *sets({**TINY, "eps": 0.06}))
     assert result.exit_code == 2 and "holds a run of another recipe" in result.stderr
+
+
+def test_without_validation_images_training_images_are_measured_and_named_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are bytes in most data sets."""
+    whole = load_dataset("digits", validation=0.0, images=200)
+    as_bytes = Part((whole.train.images * 255).to(torch.uint8), whole.train.labels, whole.train.indices)
+    monkeypatch.setattr("surebound.fit.load_dataset", lambda *names, **shares: replace(whole, train=as_bytes))
+    result = run("train", "--out", tmp_path, "--threads", 1, *sets({**TINY, "validation": 0.0}))
+    assert result.exit_code == 0 and "; training images: clean" in result.stdout, result.stderr
 
 
 def test_seeds_change_runs_and_zero_is_one_of_them(tmp_path: Path) -> None:
@@ -331,10 +378,6 @@ def worker(rank: int, count: int, folder: str) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-        (["--set", "network.hidden=-1"], "cannot build the network"),
-        (["--set", "network.in_shape=[1, 9, 9]"], "does not take images of shape [1, 8, 8]"),
-        (["--set", "augment.size=20"], "augment.size = 20, but the images are [1, 8, 8]"),
-        (["--set", "network.classes=3"], "logits are [1, 3] for an image, the data has 10 classes"),
     mp.start_processes(worker, (2, str(tmp_path)), 2, start_method="spawn")
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     alone = digits_cnn(0, (2, 3), 5)
@@ -342,14 +385,3 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     train(alone, part, OBJECTIVES["standard"](), [Group(list(alone.parameters()), 0.05)], Run(2, 16), lambda n: 0.0)
     for one, two, expected in zip(*found, alone.parameters(), strict=True):
         assert torch.equal(one, two) and torch.allclose(one, expected.detach(), atol=1e-5)
-def test_without_validation_images_training_images_are_measured_and_named_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Images are bytes in most data sets."""
-    whole = load_dataset("digits", validation=0.0, images=200)
-    as_bytes = Part((whole.train.images * 255).to(torch.uint8), whole.train.labels, whole.train.indices)
-    monkeypatch.setattr("surebound.fit.load_dataset", lambda *names, **shares: replace(whole, train=as_bytes))
-    result = run("train", "--out", tmp_path, "--threads", 1, *sets({**TINY, "validation": 0.0}))
-    assert result.exit_code == 0 and "; training images: clean" in result.stdout, result.stderr
-
-

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from surebound.attacks.adversarial import cross_entropy, evaluating, fgsm, input_gradient, project, random_start
 from surebound.attacks.balls import L2
+from surebound.errors import UsageError
+from surebound.training.objectives.objective import require
 from surebound.training.scene import Scene
 
 
@@ -46,6 +48,11 @@ class Fgsm:
     start: str = "uniform"
     align: float = 0.0
 
+    def __post_init__(self) -> None:
+        require("step and align", (self.step, self.align), 0)
+        if self.start not in ("zero", "uniform"):
+            raise UsageError(f"start must be 'zero' or 'uniform', got '{self.start}'")
+
     def attack(self, scene: Scene) -> Tensor:
         start = scene.images if self.start == "zero" else random_start(scene.images, scene.eps, scene.generator)
         with evaluating(scene.network):
@@ -66,6 +73,9 @@ class NFgsm:
 
     step: float = 1.0
     noise: float = 2.0
+
+    def __post_init__(self) -> None:
+        require("step and noise", (self.step, self.noise), 0)
 
     def attack(self, scene: Scene) -> Tensor:
         start = random_start(scene.images, self.noise * scene.eps, scene.generator)
@@ -90,6 +100,10 @@ class Pgd:
     step: float = 0.25
     reach: float = 1.0
     decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        require("steps", (self.steps,), 1)
+        require("step, reach and decay", (self.step, self.reach, self.decay), 0)
 
     def attack(self, scene: Scene) -> Tensor:
         eps = self.reach * scene.eps
@@ -118,6 +132,10 @@ class Trades:
     weight: float = 6.0
     steps: int = 10
     step: float = 0.25
+
+    def __post_init__(self) -> None:
+        require("steps", (self.steps,), 1)
+        require("weight and step", (self.weight, self.step), 0)
 
     def attack(self, scene: Scene) -> Tensor:
         x, network = scene.images, scene.network

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from surebound.graph.ir import evaluate
 from surebound.ops.record import Interval
 from surebound.training.balls import Ball
-from surebound.training.objectives.objective import Objective
+from surebound.training.objectives.objective import Objective, require
 from surebound.training.scene import Scene
 
 
@@ -73,17 +73,20 @@ class FastIbp:
 
     tol: float = 0.5
 
+    def __post_init__(self) -> None:
+        require("tol", (self.tol,), 1e-6)
+
     def __call__(self, scene: Scene) -> Tensor:
         if scene.ramp >= 1:
             return scene.images.new_zeros(())
         bounded = scene.within(max(scene.eps, 1e-6))
         root = bounded.balls[scene.trainee.plan.roots[0]].radius.mean()
         layers = bounded.pre_activations.values()
+        if not layers:
+            return scene.images.new_zeros(())
         tight = [(self.tol - root / layer.radius.mean().clamp(min=1e-12)).clamp(min=0) for layer in layers]
         relu = [term for layer in layers for term in self.balance(layer)]
         total = torch.stack([*tight, *relu]).sum() / (self.tol * len(tight))
-        if not layers:
-            return scene.images.new_zeros(())
         return (1 - scene.ramp) * total
 
     def balance(self, layer: Ball) -> list[Tensor]:
