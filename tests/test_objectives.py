@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from surebound.attacks.adversarial import evaluating
 from surebound.bounds.crown import Crown, Ibp
 from surebound.bounds.query import Query
+from surebound.errors import UsageError
 from surebound.graph.ir import Graph
 from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
@@ -235,6 +236,16 @@ def test_running_statistics_move_once_per_pass() -> None:
     net = network()
     _ = OBJECTIVES["ibp"]()(scene(net))
     assert [int(net.get_buffer(f"{n}.num_batches_tracked")) for n in ("norm", "sum", "wide")] == [1, 1, 1]
+
+
+def test_bounds_refuse_a_norm_that_stands_in_two_places() -> None:
+    """It has moments in each of them."""
+    norm = nn.BatchNorm2d(2)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), norm, nn.ReLU(), nn.Conv2d(2, 2, 3), norm, nn.Flatten(), nn.Linear(8, 4))
+    net = net.double().train()
+    with pytest.raises(UsageError, match="running_mean' stands in several places"):
+        OBJECTIVES["ibp"]()(scene(net))
+    assert bool(torch.isfinite(OBJECTIVES["pgd"]()(scene(net))))
 
 
 def test_mixing_objectives_use_the_moments_of_the_attacked_images() -> None:
