@@ -230,6 +230,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         weights_after(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["best", "mean", "network"])
+def test_a_damaged_name_in_a_checkpoint_is_told_before_training_goes_on(tmp_path: Path, part: str) -> None:
+    weights_after(tmp_path, ema=0.9)
+    path = tmp_path / "checkpoint.safetensors"
+    whole = path.read_bytes()
+    with pytest.raises(UsageError, match="weights are averaged in only one of the two runs"):
+        weights_after(tmp_path)
+    path.write_bytes(whole.replace(f"{part}/1.weight".encode(), f"{part}/1.height".encode()))
+    with pytest.raises(UsageError, match=r"checkpoint.safetensors cannot be continued: (.|\n)*1.height"):
+        weights_after(tmp_path, ema=0.9)
+
+
 def test_an_epoch_is_told_even_if_the_run_is_killed_between_its_end_and_its_checkpoint(tmp_path: Path) -> None:
     part, told = load_digits(0).train.first(40), []
 
