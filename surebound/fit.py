@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surebound.attacks.adversarial import evaluating
 from surebound.attacks.image_pgd import Pgd
 from surebound.data.augment import Augment
 from surebound.data.dataset import Dataset, Part, in_unit
@@ -71,8 +72,10 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
     data = load_dataset(recipe["data"], data_dir, **shares, as_bytes=True)
     part = data.train
     kept = (data.validation if len(data.validation) else data.train).first(recipe["measure"]["images"])
+    kept = Part(centred(in_unit(kept.images), recipe["augment"]["size"]), kept.labels, kept.indices)
     made = network_of(recipe, data)
     network = made.build()
+    require_fit(network, kept.images[:1], data.classes)
     if recipe["run"]["ibp_initial"]:
         network = ibp_initial(network, example(recipe, part), recipe["seed"])
     settings = recipe["run"]
@@ -92,8 +95,9 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
         choose=settings["choose"] != "last",
     )
     objective = taught(objective_of(recipe), recipe["teacher"], example(recipe, part), data.classes)
+    augment = augment_of(recipe["augment"])
     same_recipe(folder, recipe)
-    watch = Watch(recipe, folder, kept, Trainee(network, example(recipe, part)))
+    watch = Watch(recipe, folder, kept, Trainee(network, example(recipe, part)), per_epoch, say)
     epochs = train(
         network,
         part,
@@ -102,9 +106,9 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
         run,
         watch.score,
         watch.note,
-        augment_of(recipe["augment"]),
+        augment,
         Checkpoint(out),
-        lambda done, total: say(f"epoch {(done - 1) // per_epoch + 1} of {run.epochs}", done, total),
+        watch.stepped,
     )
     network.cpu()
     summary = {"recipe": recipe, "validation": measures(watch.trainee, kept, recipe), "epochs": len(epochs)}
@@ -114,13 +118,16 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
 
 
 def same_recipe(folder: RunFolder, recipe: Values) -> None:
-    """Make the folder, or check that it holds a run of the same recipe; UsageError otherwise."""
+    """Make the folder, or check that it holds a run of the same recipe; UsageError otherwise.
+
+    A run that ended before its first checkpoint leaves nothing to continue, and its folder is made anew.
+    """
     text = json.dumps(recipe, sort_keys=True)
     there = folder.path / "recipe.json"
-    if there.exists():
-        if there.read_text() != text:
-            raise UsageError(f"{folder.path} holds a run of another recipe; choose another --out, or delete it")
+    if there.exists() and there.read_text() == text:
         return
+    if there.exists() and Checkpoint(folder.path).path.exists():
+        raise UsageError(f"{folder.path} holds a run of another recipe; choose another --out, or delete it")
     if first():
         RunFolder.create(folder.path)
         folder.write_config(recipe)
@@ -137,15 +144,30 @@ def network_of(recipe: Values, data: Dataset) -> Recipe:
     return Recipe(f"{factory.__module__}:{factory.__name__}", given)
 
 
+def require_fit(network: nn.Module, image: Tensor, classes: int) -> None:
+    """Raise UsageError unless the network takes such an image and has a logit for each class."""
+    try:
+        with torch.no_grad(), evaluating(network):
+            shape = list(network(image).shape)
+    except RuntimeError as error:
+        raise UsageError(
+            f"recipe: the network does not take images of shape {list(image.shape[1:])}: {error}; see network.in_shape"
+        ) from None
+    if len(shape) != 2 or shape[1] < classes:
+        raise UsageError(f"recipe: the network's logits are {shape} for an image, the data has {classes} classes")
+
+
 def example(recipe: Values, part: Part) -> Tensor:
     """One image as the network takes it."""
     return centred(in_unit(part.images[:1]), recipe["augment"]["size"])
 
 
 def centred(images: Tensor, size: int) -> Tensor:
-    """The middle of the images, `size` high and wide; all of it for 0."""
+    """The middle of the images, `size` high and wide; all of it for 0. UsageError where there is not so much."""
     if not size:
         return images
+    if size > min(images.shape[2:]):
+        raise UsageError(f"recipe: augment.size = {size}, but the images are {list(images.shape[1:])}")
     top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
     return images[:, :, top : top + size, left : left + size]
 
@@ -195,7 +217,6 @@ def augment_of(settings: Values) -> Augment | None:
 def measures(trainee: Trainee, part: Part, recipe: Values) -> dict[str, float]:
     """Accuracy clean, under an attack and certified by IBP at the radius that is meant, and unstable neurons by IBP."""
     eps, settings = recipe["eps"], recipe["measure"]
-    part = Part(centred(part.images, recipe["augment"]["size"]), part.labels, part.indices)
     network = trainee.network
     attack = Pgd(settings["attack_steps"], settings["attack_restarts"])
     found, unstable = [], torch.zeros(())
@@ -218,16 +239,29 @@ def measures(trainee: Trainee, part: Part, recipe: Values) -> dict[str, float]:
 class Watch:
     """Measures epochs on validation images and writes them to metrics.jsonl."""
 
-    def __init__(self, recipe: Values, folder: RunFolder, part: Part, trainee: Trainee) -> None:
+    def __init__(
+        self,
+        recipe: Values,
+        folder: RunFolder,
+        part: Part,
+        trainee: Trainee,
+        per_epoch: int,
+        say: Callable[[str, int, int], None],
+    ) -> None:
         self.recipe, self.folder, self.part, self.trainee = recipe, folder, part, trainee
+        self.per_epoch, self.say = per_epoch, say
         self.measured: dict[str, float] = {}
-        self.count = 0
+        self.epoch = 0
+
+    def stepped(self, done: int, total: int) -> None:
+        """Told after every step; the epoch is counted by the steps done, for a run may have been continued."""
+        self.epoch = (done - 1) // self.per_epoch + 1
+        self.say(f"epoch {self.epoch} of {self.recipe['run']['epochs']}", done, total)
 
     def score(self, network: nn.Module) -> float:
         """What epochs are chosen by."""
-        self.count += 1
         choose, every = self.recipe["run"]["choose"], self.recipe["measure"]["every"]
-        wanted = choose != "last" or (every > 0 and self.count % every == 0)
+        wanted = choose != "last" or (every > 0 and self.epoch % every == 0)
         self.measured = measures(self.trainee, self.part, self.recipe) if wanted else {}
         return self.measured.get(choose, 0.0)
 

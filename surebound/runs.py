@@ -43,7 +43,7 @@ class Recipe:
             raise ModelError(f"'{self.factory}' is not a factory of surebound.nets; build the network yourself")
         try:
             return getattr(importlib.import_module(module), name)(**self.arguments)
-        except (ImportError, AttributeError, TypeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"cannot build the network with {self.factory}({dict(self.arguments)}): {error}"
             ) from error

@@ -143,6 +143,16 @@ def test_images_already_classified_wrongly_are_left_as_they_are(name: str) -> No
 
 
 @every_attack
+def test_nothing_is_left_to_attack_where_the_network_is_wrong_about_every_image(name: str) -> None:
+    """Many networks flatten with view(len(x), -1), which fails for no images."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+    network.forward = lambda x: network[1](x.view(len(x), -1))  # pyright: ignore[reportIncompatibleMethodOverride]
+    x = Setting().x
+    found = quick(name)(network, x, (network(x).argmax(1) + 1) % 5, 0.1, random())
+    assert torch.equal(found.images, x) and bool(found.success.all())
+
+
+@every_attack
 def test_radius_zero_is_the_image_itself(name: str) -> None:
     setting = Setting()
     found = setting.attack(quick(name), 0.0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from surebound.attacks.adversarial import evaluating
 from surebound.bounds.crown import Crown, Ibp
 from surebound.bounds.query import Query
+from surebound.errors import UsageError
 from surebound.graph.ir import Graph
 from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
@@ -22,7 +23,7 @@ from surebound.nets.small import digits_cnn
 from surebound.ops.piecewise import RELU
 from surebound.regions import Box
 from surebound.training import fusion
-from surebound.training.balls import Chords, Relu
+from surebound.training.balls import Ball, Chords, Relu
 from surebound.training.fusion import differences, fused
 from surebound.training.objectives import OBJECTIVES, TERMS
 from surebound.training.objectives.adversarial import Pgd, grad_align
@@ -239,6 +240,16 @@ def test_running_statistics_move_once_per_pass() -> None:
     assert [int(net.get_buffer(f"{n}.num_batches_tracked")) for n in ("norm", "sum", "wide")] == [1, 1, 1]
 
 
+def test_bounds_refuse_a_norm_that_stands_in_two_places() -> None:
+    """It has moments in each of them."""
+    norm = nn.BatchNorm2d(2)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), norm, nn.ReLU(), nn.Conv2d(2, 2, 3), norm, nn.Flatten(), nn.Linear(8, 4))
+    net = net.double().train()
+    with pytest.raises(UsageError, match="running_mean' stands in several places"):
+        OBJECTIVES["ibp"]()(scene(net))
+    assert bool(torch.isfinite(OBJECTIVES["pgd"]()(scene(net))))
+
+
 def test_mixing_objectives_use_the_moments_of_the_attacked_images() -> None:
     net = network()
     here = scene(net)
@@ -430,6 +441,22 @@ def test_the_warm_up_terms_vanish_at_the_end_of_the_ramp() -> None:
     assert float(term(scene(network(), 0.01, EPS)).detach()) > 0
     half, full = term(scene(network(), 0.03, 0.06)), term(scene(network(), 0.03, 1e9))
     assert float(half.detach()) == pytest.approx(0.5 * float(full.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-20, 1e-30])
+def test_balance_does_not_depend_on_how_large_centres_are(scale: float) -> None:
+    centre = (scale * torch.tensor([[1.0, -3.0, 2.0, -6.0]])).requires_grad_()
+    means, squares = TERMS["fast-ibp"]().balance(Ball(centre, torch.zeros_like(centre)))
+    assert float(means.detach()) == pytest.approx(0.5 - 3 / 9) and float(squares.detach()) == 0
+    (gradient,) = torch.autograd.grad(means + squares, centre)
+    expected = torch.tensor([[-1 / 9, -3 / 81, -1 / 9, -3 / 81]]) / scale
+    assert torch.allclose(gradient, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in TERMS if name != "l1-weights"])
+def test_terms_about_neurons_are_zero_where_there_are_none(name: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).double()
+    assert float(TERMS[name]()(scene(net.train(), 0.01, EPS))) == 0
 
 
 def test_added_terms_and_teachers() -> None:

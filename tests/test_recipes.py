@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 from surebound.cli.app import app
 from surebound.data.dataset import Part
 from surebound.data.digits import load_digits
+from surebound.data.readers import load_dataset
 from surebound.errors import ModelError, UsageError
 from surebound.fit import fit, schedule_of, taught
 from surebound.graph.onnx_import import load_onnx
@@ -33,7 +35,7 @@ from surebound.training.loop import Group, Run, train
 from surebound.training.objectives import OBJECTIVES
 from surebound.training.published import names, parts_of
 from surebound.training.radii import SHAPES, Adaptive, Radii, Smoothed
-from surebound.training.recipe import Values, objective_of, read_toml, recipe_of, setting
+from surebound.training.recipe import LEAST, Values, at, objective_of, read_toml, recipe_of, setting
 
 TINY = {
     "data": "digits", "images": 200, "eps": 0.05,
@@ -113,12 +115,44 @@ def test_published_numbers() -> None:
         ),
         ({"objective": {"name": "ibp", "kappa": [1.0]}}, "objective.kappa must be 2 numbers"),
         ({"terms": {"l1-weights": {}}}, "terms.l1-weights.weight must be a number"),
+        ({"terms": {"l1-weights": {"weight": -1.0}}}, "terms.l1-weights.weight must be a number, at least 0"),
+        ({"terms": {"l1-weights": {"weight": True}}}, "terms.l1-weights.weight must be a number"),
+        ({"terms": {"l1-weights": 3}}, "terms.l1-weights is a table; give its keys, such as terms.l1-weights.weight"),
+        ({"terms": {"fast-ibp": {"weight": 1, "tol": 0.0}}}, "tol must be at least"),
+        ({"terms": {"rs": {"weight": float("nan")}}}, "terms.rs.weight must be finite, got nan"),
+        ({"network": {"name": ["cnn7"]}}, r"network.name must be a text, got \['cnn7'\]"),
+        ({"network": {"name": "mlp", "hidden": [float("inf")]}}, "network.hidden must be finite"),
+        ({"objective": {"name": ["ibp"]}}, r"objective.name must be a text, got \['ibp'\]"),
+        ({"objective": {"name": "mtl-ibp", "alpha": 7.0}}, r"alpha must lie within \[0, 1\], got 7.0"),
+        ({"objective": {"name": "mtl-ibp", "attack": {"steps": 0}}}, "steps must be at least 1, got 0"),
+        ({"objective": {"name": "pgd", "reach": -1.0}}, "step, reach and decay must be at least 0"),
+        ({"objective": {"name": "sabr", "part": 3.0}}, r"part and shrink must lie within \[0, 1\]"),
+        ({"objective": {"name": "ibp", "kappa": [2.0, 0.0]}}, r"kappa must lie within \[0, 1\], got 2.0, 0.0"),
+        ({"objective": {"name": "crown-ibp", "beta": [1.0, -1.0]}}, r"beta must lie within \[0, 1\]"),
+        ({"objective": {"name": "fgsm", "start": "middle"}}, "start must be 'zero' or 'uniform', got 'middle'"),
+        ({"objective": {"name": "n-fgsm", "noise": -1.0}}, "step and noise must be at least 0"),
+        ({"objective": {"name": "trades", "weight": -6.0}}, "weight and step must be at least 0"),
+        ({"run": {"milestones": ["a"]}}, "each of run.milestones must be a whole number, got 'a'"),
+        ({"run": {"choose": "pgd"}, "validation": 0.0}, "run.choose looks at validation images"),
+        ({"eps": float("nan")}, "eps must be finite, got nan"),
+        ({"run": {"clip": float("inf")}}, "run.clip must be finite, got inf"),
+        ({"average": {"decay": 1.0}}, "average.decay must be below 1, got 1.0"),
+        ({"seed": 1 << 63}, "seed must be below 9223372036854775808"),
+        ({"augment": {"border": "grey"}}, "augment.border must be one of zero, edge, got 'grey'"),
         ({"terms": {"l1": {"weight": 1}}}, "there is no 'l1'; do you mean 'rs'|there is no 'l1'; do you mean 'l1-"),
     ],
 )
 def test_what_a_recipe_cannot_say(given: Values, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         recipe_of(given)
+
+
+@pytest.mark.parametrize(("path", "least"), LEAST.items())
+def test_numbers_that_are_too_small(path: str, least: int) -> None:
+    table, _, key = path.rpartition(".")
+    value = type(at(recipe_of(), path))(least - 1)
+    with pytest.raises(UsageError, match=f"{path} must be at least {least}, got {value}"):
+        recipe_of({table: {key: value}} if table else {key: value})
 
 
 def test_another_objective_does_not_inherit_the_fields_of_the_former() -> None:
@@ -246,6 +280,59 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         weights_after(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["best", "mean", "network"])
+def test_a_damaged_name_in_a_checkpoint_is_told_before_training_goes_on(tmp_path: Path, part: str) -> None:
+    weights_after(tmp_path, averaging=Ema(0.9))
+    path = tmp_path / "checkpoint.safetensors"
+    whole = path.read_bytes()
+    with pytest.raises(UsageError, match="weights are averaged in only one of the two runs"):
+        weights_after(tmp_path)
+    path.write_bytes(whole.replace(f"{part}/1.weight".encode(), f"{part}/1.height".encode()))
+    with pytest.raises(UsageError, match=r"checkpoint.safetensors cannot be continued: (.|\n)*1.height"):
+        weights_after(tmp_path, averaging=Ema(0.9))
+
+
+def test_an_epoch_is_told_even_if_the_run_is_killed_between_its_end_and_its_checkpoint(tmp_path: Path) -> None:
+    part, told = load_digits(0).train.first(40), []
+
+    def go(save: bool) -> None:
+        network, kept = digits_cnn(0, (2, 3), 5), Checkpoint(tmp_path)
+        if not save:
+            kept.save = lambda state: (_ for _ in ()).throw(Stop)  # pyright: ignore[reportAttributeAccessIssue]
+        train(network, part, OBJECTIVES["standard"](), [Group(list(network.parameters()), 0.1)], Run(2, 20),
+              lambda n: 0.0, lambda epoch: told.append(epoch.number), checkpoint=kept)  # fmt: skip
+
+    with pytest.raises(Stop):
+        go(False)
+    assert told == [0]
+    go(True)
+    assert told == [0, 0, 1]
+
+
+def test_a_continued_run_measures_the_same_epochs(tmp_path: Path) -> None:
+    recipe = recipe_of({**TINY, "objective": {"name": "standard"}, "terms": {}, "measure": {"every": 2, "images": 5}})
+
+    def stop(words: str, done: int, total: int) -> None:
+        if done == 7:  # in the second epoch
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(recipe, tmp_path, say=stop)
+    fit(recipe, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert ["clean" in row for row in rows] == [False, True, False]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_does_not_keep_its_folder(tmp_path: Path) -> None:
+    def stop(words: str, done: int, total: int) -> None:
+        if done == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(recipe_of({**TINY, "eps": 0.06}), tmp_path, say=stop)
+    assert len(fit(recipe_of(TINY), tmp_path).epochs) == 3
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -292,6 +379,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert rows == list(range(12))
 
 
+def test_networks_for_images_that_are_cropped_get_cropped_images_everywhere(tmp_path: Path) -> None:
+    """The published recipes of Tiny ImageNet crop."""
+    made = fit(recipe_of({**TINY, "augment": {"size": 6, "pad": 1}, "terms": {}}), tmp_path / "run")
+    assert load_network(tmp_path / "run")(torch.rand(2, 1, 6, 6)).shape == (2, 10) and len(made.epochs) == 3
+
+
 def test_messages(tmp_path: Path) -> None:
     out = tmp_path / "run"
     for words, message in (
@@ -300,6 +393,10 @@ def test_messages(tmp_path: Path) -> None:
         (["--set", "run.epoch=1"], "do you mean 'run.epochs'"),
         (["--set", "data=digts"], "unknown data set 'digts'"),
         (["--device", "cuda"], "cuda"),
+        (["--set", "network.hidden=-1"], "cannot build the network"),
+        (["--set", "network.in_shape=[1, 9, 9]"], "does not take images of shape [1, 8, 8]"),
+        (["--set", "augment.size=20"], "augment.size = 20, but the images are [1, 8, 8]"),
+        (["--set", "network.classes=3"], "logits are [1, 3] for an image, the data has 10 classes"),
     ):
         result = run("train", "--out", out, *words)
         assert result.exit_code == 2 and message in result.stderr, result.stderr
@@ -349,6 +446,17 @@ def test_a_teacher_is_a_run_folder(tmp_path: Path) -> None:
         taught(OBJECTIVES["ibp"](), other, torch.rand(1, 1, 8, 8), 7)
     with pytest.raises(ModelError, match="does not take these images"):
         taught(OBJECTIVES["ibp"](), other, torch.rand(1, 3, 9, 9), 10)
+
+
+def test_without_validation_images_training_images_are_measured_and_named_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are bytes in most data sets."""
+    whole = load_dataset("digits", validation=0.0, images=200)
+    as_bytes = Part((whole.train.images * 255).to(torch.uint8), whole.train.labels, whole.train.indices)
+    monkeypatch.setattr("surebound.fit.load_dataset", lambda *names, **shares: replace(whole, train=as_bytes))
+    result = run("train", "--out", tmp_path, "--threads", 1, *sets({**TINY, "validation": 0.0}))
+    assert result.exit_code == 0 and "; training images: clean" in result.stdout, result.stderr
 
 
 def test_seeds_change_runs_and_zero_is_one_of_them(tmp_path: Path) -> None:

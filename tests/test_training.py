@@ -208,6 +208,27 @@ def test_grad_align_is_one_minus_the_mean_cosine_with_the_first_gradient_held_fi
         assert a is None or b is None or torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-12, 1e-24])
+def test_grad_align_does_not_depend_on_how_large_gradients_are(scale: float) -> None:
+    network, x = digits_cnn(1, (2, 3), 5).double(), torch.rand(6, 1, 8, 8, dtype=torch.float64, generator=generator())
+    small = digits_cnn(1, (2, 3), 5)
+    for net in (network, small):
+        with torch.no_grad():
+            net[-1].weight.mul_(scale)
+            net[-1].bias.zero_()
+    labels = torch.arange(6)
+
+    def gradient(point: Tensor) -> Tensor:
+        leaf = point.detach().requires_grad_(True)
+        return torch.autograd.grad(F.cross_entropy(network(leaf), labels, reduction="sum"), leaf)[0].flatten(1)
+
+    noise = torch.rand(x.shape, generator=generator(4)).double()
+    one, two = gradient(x), gradient(x.float().double() + (2 * noise - 1) * 0.2)
+    expected = 1 - ((one * two).sum(1) / (one.norm(dim=1) * two.norm(dim=1))).mean()
+    found = grad_align(scene_of(small, x.float(), labels, 0.2, 4))
+    assert float(found.detach()) == pytest.approx(float(expected), abs=1e-4)
+
+
 def test_grad_align_vanishes_for_linear_logits_difference_and_for_zero_gradients() -> None:
     network, x = linear_network(), two_clouds(8).images
     labels = two_clouds(8).labels
@@ -245,6 +266,26 @@ def test_training_learns_and_repeats_itself_bit_by_bit_under_each_seed() -> None
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
     assert not first.training
+
+
+def test_dropout_is_drawn_from_the_seed_and_leaves_the_global_random_state_alone() -> None:
+    found: list[Tensor] = []
+    for seed in (0, 0, 1):
+        network = nn.Sequential(nn.Dropout(0.5), linear_network())
+        run, state = Run(2, 4, seed=seed, schedule=constant), torch.get_rng_state()
+        train(network, two_clouds(8), Standard(), [Group(list(network.parameters()), 0.5)], run, lambda n: 0.0)
+        assert torch.equal(state, torch.get_rng_state())
+        found.append(network[1][1].weight.detach())
+        torch.rand(1)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_step_of_one_image_is_refused_where_batch_norm_needs_several() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 2))
+    groups = [Group(list(network.parameters()), 0.1)]
+    with pytest.raises(UsageError, match="of 9 images in batches of 4 a single one is left"):
+        train(network, two_clouds(9), Standard(), groups, Run(1, 4), lambda n: 0.0)
+    assert len(train(network, two_clouds(9), Standard(), groups, Run(1, 5), lambda n: 0.0)) == 1
 
 
 def test_training_does_not_touch_the_global_random_state() -> None:

@@ -89,10 +89,10 @@ class Attack(ABC):
         with evaluating(network), torch.no_grad():
             logits = answers(network, x)
             require_labels(y, logits)
-            found = x
-            if eps > 0:
+            found, right = x, margin(logits, y) < 0
+            if eps > 0 and bool(right.any()):
                 moved = self.explore(Task(lambda points: answers(network, points), x, y, logits, eps, generator))
-                kept = (margin(logits, y) < 0) & (self.ball.length(moved - x) <= eps + ROUNDING)
+                kept = right & (self.ball.length(moved - x) <= eps + ROUNDING)
                 found = torch.where(spread(kept, x), moved.detach(), x)
             margins = margin(answers(network, found), y)
         return Attacked(found.clone(), margins, self.ball.length(found - x).to(x.dtype))

@@ -45,7 +45,8 @@ def run(job: Job) -> int:
         emit(to_json({"schema": SCHEMA, **summary}))
     else:
         words = ", ".join(f"{name} {value:.1%}" for name, value in summary["validation"].items() if name != "unstable")
-        emit(f"{summary['epochs']} epochs; validation images: {words}; see {job.out}")
+        part = "validation" if summary["recipe"]["validation"] else "training"
+        emit(f"{summary['epochs']} epochs; {part} images: {words}; see {job.out}")
     return 0
 
 

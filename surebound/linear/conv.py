@@ -89,8 +89,10 @@ class ConvTranspose(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> tuple[Tensor, Tensor]:
         ctx.shape = shape
-        sums = rows.sum((2, 3)) if bias is not None else None
-        added = sums @ bias if sums is not None else rows.new_zeros(len(rows))
+        sums, added = None, rows.new_zeros(len(rows))
+        if bias is not None:
+            sums = rows.sum((2, 3))
+            added = sums @ bias
         ctx.save_for_backward(rows if weight.requires_grad else None, sums, weight, bias)
         few = weight.shape[1] < FEW and shape.groups == 1 and tuple(shape.dilation) == (1, 1)
         found = (blocked if few else direct)(rows, weight, shape)

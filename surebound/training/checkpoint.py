@@ -96,7 +96,11 @@ class State:
         for name, value in tensors.items():
             kind, _, rest = name.partition("/")
             parts[kind][rest] = value
-        self.network.load_state_dict(parts["network"])
+        if bool(parts["mean"]) != (self.averaging is not None):
+            raise ValueError("weights are averaged in only one of the two runs")
+        for kept in (parts["best"], parts["mean"], parts["network"]):  # the last one stays
+            if kept:
+                self.network.load_state_dict(kept)
         self.best, self.mean = parts["best"], parts["mean"]
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["optimiser"].items():

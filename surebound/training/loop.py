@@ -17,7 +17,7 @@ from surebound.data.dataset import Part, in_unit
 from surebound.errors import DataError, UsageError
 from surebound.training.averaging import Averaging
 from surebound.training.checkpoint import Checkpoint, State
-from surebound.training.distributed import average, mean, share
+from surebound.training.distributed import average, mean, share, workers
 from surebound.training.objectives.objective import Objective
 from surebound.training.radii import Fixed, Radii
 from surebound.training.scene import Scene
@@ -101,11 +101,17 @@ def train(
     score: what epochs are chosen by, larger is better, the first of equals wins; it has to look at validation
     images, never at test images. augment: changes the images of a step. checkpoint: where the run is kept; what is
     there is continued. step_done: told the steps done and all steps.
-    Raises DataError for an empty part, UsageError for a loss that is not finite.
+    Raises DataError for an empty part, UsageError for a loss that is not finite and for a step of a single image where
+    batch norm needs several.
     """
     if len(data) == 0:
         raise DataError("there are no training images")
-    trainee = Trainee(network, in_unit(data.images[:1]))
+
+    def shown(images: Tensor, generator: torch.Generator) -> Tensor:
+        return in_unit(images if augment is None else augment(images, generator))
+
+    trainee = Trainee(network, shown(data.images[:1], drawn(run.seed, 0)))
+    require_moments(trainee, len(data), run.batch)
     optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
     per_epoch = math.ceil(len(data) / run.batch)
@@ -124,9 +130,11 @@ def train(
                 group["lr"] = rate * run.schedule(state.step / steps)
             mine = share(index)
             images, labels = data.images[mine], data.labels[mine]
-            images = in_unit(images if augment is None else augment(images, generator))
+            images = shown(images, generator)
             radius = radii.advance(state.radius, state.step, state.loss)
-            loss = objective(Scene(trainee, images, labels, radius.eps, run.eps, generator))
+            with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own generator
+                torch.default_generator.manual_seed(-1 - generator.initial_seed())
+                loss = objective(Scene(trainee, images, labels, radius.eps, run.eps, generator))
             value = mean(loss.detach())
             if not math.isfinite(value):
                 raise UsageError(f"the training loss is {value} in epoch {number}; lower the learning rate")
@@ -146,12 +154,22 @@ def train(
             factor = run.schedule((state.step - 1) / steps)
             epoch = Epoch(number, state.total / len(data), score(network), factor, state.radius.eps)
             state.finish(epoch, not run.choose or better(epoch, state.epochs, run))
+        if progress is not None:  # before the checkpoint: an epoch may be told twice, but is told
+            progress(epoch)
         if checkpoint is not None:
             checkpoint.save(state)
-        if progress is not None:
-            progress(epoch)
     state.restore()
     return tuple(state.epochs)
+
+
+def require_moments(trainee: Trainee, count: int, batch: int) -> None:
+    """Raise UsageError where the last step of an epoch has one image, of which a norm without pixels has no moments."""
+    last = (count % batch or batch) // workers()
+    if last <= 1 and any(isinstance(norm, nn.BatchNorm1d) for norm in trainee.norms.values()):
+        raise UsageError(
+            f"of {count} images in batches of {batch} a single one is left for some step, and batch norm takes no "
+            "moments of one; change run.batch or the number of images"
+        )
 
 
 def better(epoch: Epoch, earlier: Sequence[Epoch], run: Run) -> bool:

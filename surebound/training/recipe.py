@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -70,6 +71,51 @@ on validation images after every so many epochs."""
 FREE = ("network", "objective", "terms")
 """Tables whose keys depend on what is named."""
 
+LEAST: Mapping[str, int] = MappingProxyType(
+    {
+        "images": 0,
+        "eps": 0,
+        "seed": 0,
+        "run.epochs": 1,
+        "run.batch": 1,
+        "run.rate": 0,
+        "run.momentum": 0,
+        "run.weight_decay": 0,
+        "run.factor": 0,
+        "run.warm_up": 0,
+        "run.clip": 0,
+        "average.decay": 0,
+        "average.start": 0,
+        "average.every": 1,
+        "teacher.weight": 0,
+        "teacher.temperature": 0,
+        "radii.start": 1,
+        "radii.length": 0,
+        "radii.scale": 0,
+        "augment.pad": 0,
+        "augment.size": 0,
+        "measure.every": 0,
+        "measure.images": 1,
+        "measure.attack_steps": 1,
+        "measure.attack_restarts": 1,
+    }
+)
+"""What numbers have to be at least."""
+
+BELOW: Mapping[str, int] = MappingProxyType({"seed": 1 << 63, "run.momentum": 1, "average.decay": 1})
+"""What numbers have to be below."""
+
+CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "run.schedule": ("constant", "cosine", "multistep", "cyclic"),
+        "run.choose": ("last", "clean", "pgd", "certified"),
+        "radii.shape": tuple(SHAPES),
+        "average.kind": ("none", "ema", "swa"),
+        "augment.border": ("zero", "edge"),
+    }
+)
+"""Texts that are one of a few."""
+
 
 def recipe_of(*parts: Mapping[str, Any]) -> Values:
     """The defaults, changed by each part in turn; UsageError for keys, names and types that do not exist."""
@@ -98,7 +144,17 @@ def merge(values: Values, part: Mapping[str, Any], path: str) -> None:
             continue
         if isinstance(before, dict):
             raise UsageError(f"recipe: {here} is a table; give its keys, such as {here}.{next(iter(before), 'name')}")
+        require_finite(here, value)
         values[key] = value if free else of_type(here, value, before)
+
+
+def require_finite(path: str, value: Any) -> None:
+    """Raise UsageError where a number, in lists too, is NaN or infinite: a loss of it is none, and JSON has no such."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, list):
+            require_finite(path, each)
+        elif isinstance(each, float) and not math.isfinite(each):
+            raise UsageError(f"recipe: {path} must be finite, got {value!r}")
 
 
 def of_type(path: str, value: Any, like: Any) -> Any:
@@ -125,21 +181,32 @@ def unknown(name: str, known: Sequence[str]) -> UsageError:
 
 def check(values: Values) -> None:
     """Build what can be built without data; UsageError for what makes no sense."""
-    factory = find_network(values["network"].get("name", ""))
+    factory = find_network(of_type("network.name", values["network"].get("name", ""), ""))
     allowed = set(inspect.signature(factory).parameters) | {"name"}
     for key in values["network"]:
         if key not in allowed:
             raise unknown(f"network.{key}", [f"network.{name}" for name in sorted(allowed)])
     objective_of(values)
-    for path, choices in (
-        ("run.schedule", ("constant", "cosine", "multistep", "cyclic")),
-        ("run.choose", ("last", "clean", "pgd", "certified")),
-        ("radii.shape", tuple(SHAPES)),
-        ("average.kind", ("none", "ema", "swa")),
-    ):
-        table, key = path.split(".")
-        if values[table][key] not in choices:
-            raise UsageError(f"recipe: {path} must be one of {', '.join(choices)}, got '{values[table][key]}'")
+    for path, choices in CHOICES.items():
+        if at(values, path) not in choices:
+            raise UsageError(f"recipe: {path} must be one of {', '.join(choices)}, got '{at(values, path)}'")
+    for path, least in LEAST.items():
+        if at(values, path) < least:
+            raise UsageError(f"recipe: {path} must be at least {least}, got {at(values, path)}")
+    for path, most in BELOW.items():
+        if at(values, path) >= most:
+            raise UsageError(f"recipe: {path} must be below {most}, got {at(values, path)}")
+    for each in values["run"]["milestones"]:
+        of_type("each of run.milestones", each, 0)
+    if values["run"]["choose"] != "last" and not values["validation"]:
+        raise UsageError("recipe: run.choose looks at validation images, of which validation = 0 leaves none")
+
+
+def at(values: Values, path: str) -> Any:
+    """The value at a path such as "run.epochs"."""
+    for key in path.split("."):
+        values = values[key]
+    return values
 
 
 def objective_of(values: Values) -> Any:
@@ -148,10 +215,12 @@ def objective_of(values: Values) -> Any:
 
     made = built("objective", dict(values["objective"]), OBJECTIVES)
     for name, settings in values["terms"].items():
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"recipe: terms.{name} is a table; give its keys, such as terms.{name}.weight")
         given = dict(settings)
         weight = given.pop("weight", None)
-        if not isinstance(weight, int | float):
-            raise UsageError(f"recipe: terms.{name}.weight must be a number")
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or weight < 0:
+            raise UsageError(f"recipe: terms.{name}.weight must be a number, at least 0")
         if weight:
             made = Plus(made, built(f"terms.{name}", {"name": name, **given}, TERMS), float(weight))
     return made
@@ -159,9 +228,9 @@ def objective_of(values: Values) -> Any:
 
 def built(path: str, given: Values, table: Mapping[str, type[Any]]) -> Any:
     """An objective or a term from its name and fields."""
-    name = given.pop("name", "")
+    name = of_type(f"{path}.name", given.pop("name", ""), "")
     if name not in table:
-        raise unknown(str(name), list(table))
+        raise unknown(name, list(table))
     return with_fields(path, table[name], given)
 
 

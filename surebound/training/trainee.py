@@ -8,6 +8,7 @@ s = weight / sqrt(var + eps);  W -> s W,  b -> s (b - mean) + bias.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from surebound.attacks.adversarial import evaluating
 from surebound.bounds.plan import Plan, plan
+from surebound.errors import UsageError
 from surebound.graph.check import check
 from surebound.graph.ir import Graph, Node
 from surebound.graph.prepare import prepare
@@ -143,11 +145,22 @@ class Trainee:
         readers = ((step.site.node.name, step.site.node.inputs[0]) for step in self.plan.relaxed)
         return {name: found[read] for name, read in readers if read in found}
 
+    @cached_property
+    def shared(self) -> tuple[str, ...]:
+        """Running means that several places of the network read, being one norm."""
+        means = Counter(node.inputs[3] for node in self.source if node.op == "batch_norm")
+        return tuple(name for name, places in means.items() if places > 1)
+
     def values(self, moments: Moments, fixed: Iterable[str] = ()) -> dict[str, Tensor]:
         """The tensors of the graph's parameters, differentiable in the module's but for those named in `fixed`.
 
-        moments {} for running statistics.
+        moments {} for running statistics. Raises UsageError for moments of a norm that stands in several places.
         """
+        if moments and self.shared:
+            raise UsageError(
+                f"the norm of '{self.shared[0]}' stands in several places of the network, so a batch has no one mean "
+                "for it; give each place a norm of its own"
+            )
         values = {**self.source.values(next(self.network.parameters()).dtype), **moments}
         values.update({name: values[name].detach() for name in fixed})
         for fold in self.rewritten[1]:

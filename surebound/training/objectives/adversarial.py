@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from surebound.attacks.adversarial import cross_entropy, evaluating, fgsm, input_gradient, project, random_start
+from surebound.attacks.balls import L2
+from surebound.errors import UsageError
+from surebound.training.objectives.objective import require
 from surebound.training.scene import Scene
 
 
@@ -28,11 +31,12 @@ def grad_align(scene: Scene, both: bool = False) -> Tensor:
     of_here = F.cross_entropy(network(here), labels, reduction="sum")
     (at_image,) = torch.autograd.grad(of_here, here, create_graph=both)
     (moving,) = torch.autograd.grad(F.cross_entropy(network(near), labels, reduction="sum"), near, create_graph=True)
-    first, second = at_image.flatten(1), moving.flatten(1)
-    kept = ((first.detach() != 0).any(1) & (second.detach() != 0).any(1)).nonzero().squeeze(1)
+    nonzero = ((each.detach() != 0).flatten(1).any(1) for each in (at_image, moving))
+    kept = torch.logical_and(*nonzero).nonzero().squeeze(1)
     if len(kept) == 0:
         return images.new_zeros(())
-    return 1 - F.cosine_similarity(first[kept], second[kept], dim=1).mean()
+    first, second = (L2.steepest(each[kept]) for each in (at_image, moving))
+    return 1 - (first * second).flatten(1).sum(1).mean()
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Fgsm:
     start: str = "uniform"
     align: float = 0.0
     align_both: bool = False
+
+    def __post_init__(self) -> None:
+        require("step and align", (self.step, self.align), 0)
+        if self.start not in ("zero", "uniform"):
+            raise UsageError(f"start must be 'zero' or 'uniform', got '{self.start}'")
 
     def attack(self, scene: Scene) -> Tensor:
         start = scene.images if self.start == "zero" else random_start(scene.images, scene.eps, scene.generator)
@@ -68,6 +77,9 @@ class NFgsm:
 
     step: float = 1.0
     noise: float = 2.0
+
+    def __post_init__(self) -> None:
+        require("step and noise", (self.step, self.noise), 0)
 
     def attack(self, scene: Scene) -> Tensor:
         start = random_start(scene.images, self.noise * scene.eps, scene.generator)
@@ -92,6 +104,10 @@ class Pgd:
     step: float = 0.25
     reach: float = 1.0
     decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        require("steps", (self.steps,), 1)
+        require("step, reach and decay", (self.step, self.reach, self.decay), 0)
 
     def attack(self, scene: Scene) -> Tensor:
         eps = self.reach * scene.eps
@@ -120,6 +136,10 @@ class Trades:
     weight: float = 6.0
     steps: int = 10
     step: float = 0.25
+
+    def __post_init__(self) -> None:
+        require("steps", (self.steps,), 1)
+        require("weight and step", (self.weight, self.step), 0)
 
     def attack(self, scene: Scene) -> Tensor:
         x, network = scene.images, scene.network

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from surebound.training.fusion import fused
-from surebound.training.objectives.objective import of_margins
+from surebound.training.objectives.objective import of_margins, require
 from surebound.training.scene import Scene
 
 Ends = tuple[float, float]
@@ -38,6 +38,9 @@ class Ibp:
 
     kappa: Ends = (0.0, 0.0)
 
+    def __post_init__(self) -> None:
+        require("kappa", self.kappa, 0, 1)
+
     def __call__(self, scene: Scene) -> Tensor:
         if scene.eps == 0:
             return F.cross_entropy(scene.clean, scene.labels)
@@ -54,6 +57,10 @@ class CrownIbp:
     beta: Ends = (1.0, 0.0)
     kappa: Ends = (0.0, 0.0)
     fusion: bool = False
+
+    def __post_init__(self) -> None:
+        require("beta", self.beta, 0, 1)
+        require("kappa", self.kappa, 0, 1)
 
     def __call__(self, scene: Scene) -> Tensor:
         if scene.eps == 0:

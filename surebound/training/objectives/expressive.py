@@ -15,7 +15,7 @@ from torch import Tensor
 
 from surebound.ops.record import Interval
 from surebound.training.objectives.adversarial import Pgd
-from surebound.training.objectives.objective import of_margins
+from surebound.training.objectives.objective import of_margins, require
 from surebound.training.scene import Scene, images_within
 
 
@@ -25,6 +25,9 @@ class Mixed:
 
     alpha: float = 0.5
     attack: Pgd = field(default_factory=lambda: Pgd(1, 10.0))
+
+    def __post_init__(self) -> None:
+        require("alpha", (self.alpha,), 0, 1)
 
     def parts(self, scene: Scene) -> tuple[Tensor, Tensor]:
         """Logits of the attacked images and lower bounds of the margins, both where the radius is now."""
@@ -80,6 +83,9 @@ class Sabr:
     part: float = 0.4
     attack: Pgd = field(default_factory=Pgd)
     shrink: float = 1.0
+
+    def __post_init__(self) -> None:
+        require("part and shrink", (self.part, self.shrink), 0, 1)
 
     def __call__(self, scene: Scene) -> Tensor:
         if scene.eps == 0:

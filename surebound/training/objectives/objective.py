@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from surebound.errors import UsageError
 from surebound.training.scene import Scene
 
 
@@ -19,6 +21,13 @@ class Objective(Protocol):
         The network arrives in training mode and leaves in it. All random numbers come from the scene's generator.
         """
         ...
+
+
+def require(name: str, values: tuple[float, ...], least: float, most: float = math.inf) -> None:
+    """Raise UsageError unless all values of a field lie within [least, most]."""
+    if not all(least <= value <= most for value in values):
+        limits = f"lie within [{least}, {most}]" if most < math.inf else f"be at least {least}"
+        raise UsageError(f"{name} must {limits}, got {', '.join(map(str, values))}")
 
 
 def of_margins(lower: Tensor) -> Tensor:

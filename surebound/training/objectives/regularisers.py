@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from surebound.graph.ir import evaluate
 from surebound.ops.record import Interval
 from surebound.training.balls import Ball
-from surebound.training.objectives.objective import Objective
+from surebound.training.objectives.objective import Objective, require
 from surebound.training.scene import Scene
 
 
@@ -47,7 +47,7 @@ class L1Activations:
         names = [step.site.node.name for step in scene.trainee.plan.relaxed]
         values = evaluate(scene.trainee.graph, bounded.values, scene.images, names)
         found = [value.abs().sum() for value in values.values()]
-        return torch.stack(found).sum() / len(scene.images)
+        return torch.stack(found).sum() / len(scene.images) if found else scene.images.new_zeros(())
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,27 @@ class FastIbp:
 
     tol: float = 0.5
 
+    def __post_init__(self) -> None:
+        require("tol", (self.tol,), 1e-6)
+
     def __call__(self, scene: Scene) -> Tensor:
         if scene.ramp >= 1:
             return scene.images.new_zeros(())
         bounded = scene.within(max(scene.eps, 1e-6))
         root = bounded.balls[scene.trainee.plan.roots[0]].radius.mean()
         layers = bounded.pre_activations.values()
+        if not layers:
+            return scene.images.new_zeros(())
         tight = [(self.tol - root / layer.radius.mean().clamp(min=1e-12)).clamp(min=0) for layer in layers]
         relu = [term for layer in layers for term in self.balance(layer)]
-        total = torch.stack([*tight, *relu]).sum() / (self.tol * max(1, len(tight)))
+        total = torch.stack([*tight, *relu]).sum() / (self.tol * len(tight))
         return (1 - scene.ramp) * total
 
     def balance(self, layer: Ball) -> list[Tensor]:
         """The terms of one layer."""
         lower, upper = layer.ends
-        centre = layer.centre
+        size = layer.centre.detach().abs().amax().clamp(min=torch.finfo(layer.centre.dtype).tiny)
+        centre = layer.centre / size  # the ratios do not change with it, squares of tiny numbers would be zero
         active, inactive = (lower > 0).to(centre.dtype), (upper < 0).to(centre.dtype)
         spread = (centre - centre.mean()).square()
         ratios = (
@@ -119,7 +125,7 @@ class RsLoss:
     def __call__(self, scene: Scene) -> Tensor:
         bounded = scene.within(scene.target if self.full else scene.eps)
         parts = [stable(layer.ends, None, 0.0).flatten() for layer in bounded.pre_activations.values()]
-        return torch.cat(parts).mean()
+        return torch.cat(parts).mean() if parts else scene.images.new_zeros(())
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class NrsLoss:
             stable(layer.ends, bounded.values[scales[name]] if name in scales else None, self.tiny).flatten()
             for name, layer in bounded.pre_activations.items()
         ]
-        return torch.cat(parts).mean()
+        return torch.cat(parts).mean() if parts else scene.images.new_zeros(())
 
 
 @dataclass(frozen=True)
@@ -176,4 +182,4 @@ class CrownStability:
         parts: list[Tensor] = []
         for ends in bounded.crown_boxes().values():
             parts.append(torch.log1p((-ends.lower).clamp(min=0) * ends.upper.clamp(min=0)).flatten())
-        return torch.cat(parts).mean()
+        return torch.cat(parts).mean() if parts else scene.images.new_zeros(())
