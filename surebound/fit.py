@@ -20,7 +20,7 @@ from surebound.errors import UsageError
 from surebound.graph.torch_export import trace
 from surebound.measures.accuracy import attacked, fraction, right
 from surebound.nets.table import find_network
-from surebound.reports.figures import courses
+from surebound.reports.figures import courses, require_matplotlib
 from surebound.rowfile import claimed, replace_file
 from surebound.runs import Recipe, RunFolder
 from surebound.training.checkpoint import Checkpoint
@@ -61,6 +61,7 @@ def fit(
 
 def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str, int, int], None]) -> Fitted:
     """`fit` in a folder that is ours."""
+    require_matplotlib()
     folder = RunFolder(out)
     say("reading the data", 0, 0)
     shares = {"validation": recipe["validation"], "seed": recipe["seed"], "images": recipe["images"]}
