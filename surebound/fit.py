@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from surebound.attacks.image_pgd import Pgd
-from surebound.data.augment import Augment
+from surebound.data.augment import Augment, centred
 from surebound.data.dataset import Dataset, Part, in_unit
 from surebound.data.readers import load_dataset
 from surebound.errors import UsageError
@@ -142,14 +142,6 @@ def network_of(recipe: Values, data: Dataset) -> Recipe:
 def example(recipe: Values, part: Part) -> Tensor:
     """One image as the network takes it."""
     return centred(in_unit(part.images[:1]), recipe["augment"]["size"])
-
-
-def centred(images: Tensor, size: int) -> Tensor:
-    """The middle of the images, `size` high and wide; all of it for 0."""
-    if not size:
-        return images
-    top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
-    return images[:, :, top : top + size, left : left + size]
 
 
 def schedule_of(settings: Values) -> Schedule:

@@ -217,6 +217,21 @@ def test_what_a_run_folder_holds(tmp_path: Path) -> None:
     assert again.exit_code == 0, again.stderr
 
 
+def test_a_run_on_crops_is_evaluated_on_the_middle_of_the_images(tmp_path: Path) -> None:
+    network = {"name": "cnn7", "data": "digits", "width": 1}
+    cropped = {"augment": {"size": 6}, "network": network, "run": {"epochs": 1}}
+    fit(recipe_of(TINY, cropped), tmp_path / "run")
+    words = ["--data", "digits", "--eps", 0, "--methods", "clean", "--json"]
+    result = run("evaluate", tmp_path / "run", *words, "--out", tmp_path / "e")
+    assert result.exit_code == 0, result.stderr
+    test = load_digits(0).test
+    answers = load_network(tmp_path / "run")(test.images[:, :, 1:7, 1:7]).argmax(1)
+    assert json.loads(result.stdout)["clean"] == pytest.approx(float((answers == test.labels).double().mean()))
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    result = run("evaluate", tmp_path / "run", *words, "--out", tmp_path / "f")
+    assert result.exit_code == 2 and "recipe.json cannot be read" in result.stderr
+
+
 def test_a_file_gives_the_same_run(tmp_path: Path) -> None:
     run("train", "--out", tmp_path / "a", "--threads", 1, *sets(TINY))
     result = run("train", tmp_path / "a" / "config.toml", "--out", tmp_path / "b", "--threads", 1)

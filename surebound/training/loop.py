@@ -104,7 +104,7 @@ def train(
     """
     if len(data) == 0:
         raise DataError("there are no training images")
-    trainee = Trainee(network, in_unit(data.images[:1]))
+    trainee = Trainee(network, shown(data.images[:1], augment, drawn(run.seed, 0)))
     optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
     per_epoch = math.ceil(len(data) / run.batch)
@@ -122,7 +122,7 @@ def train(
                 group["lr"] = rate * run.schedule(state.step / steps)
             mine = share(index)
             images, labels = data.images[mine], data.labels[mine]
-            images = in_unit(images if augment is None else augment(images, generator))
+            images = shown(images, augment, generator)
             loss = objective(Scene(trainee, images, labels, run.radius(state.step), run.eps, generator))
             if not bool(torch.isfinite(loss.detach())):
                 raise UsageError(
@@ -156,6 +156,11 @@ def train(
             progress(epoch)
     state.restore()
     return tuple(state.epochs)
+
+
+def shown(images: Tensor, augment: Callable[[Tensor, torch.Generator], Tensor] | None, by: torch.Generator) -> Tensor:
+    """Images as the network is given them in training: changed at random, as numbers in [0, 1]."""
+    return in_unit(images if augment is None else augment(images, by))
 
 
 def better(epoch: Epoch, earlier: Sequence[Epoch], run: Run) -> bool:
