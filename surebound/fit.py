@@ -91,6 +91,11 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
     )
     same_recipe(folder, recipe)
     watch = Watch(recipe, folder, kept, Trainee(network, example(recipe, part)))
+
+    def stepped(done: int, total: int) -> None:
+        watch.epoch = (done - 1) // per_epoch + 1
+        say(f"epoch {watch.epoch} of {run.epochs}", done, total)
+
     epochs = train(
         network,
         part,
@@ -101,7 +106,7 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
         watch.note,
         augment_of(recipe["augment"]),
         Checkpoint(out),
-        lambda done, total: say(f"epoch {(done - 1) // per_epoch + 1} of {run.epochs}", done, total),
+        stepped,
     )
     network.cpu()
     summary = {"recipe": recipe, "validation": measures(watch.trainee, kept, recipe), "epochs": len(epochs)}
@@ -197,13 +202,12 @@ class Watch:
     def __init__(self, recipe: Values, folder: RunFolder, part: Part, trainee: Trainee) -> None:
         self.recipe, self.folder, self.part, self.trainee = recipe, folder, part, trainee
         self.measured: dict[str, float] = {}
-        self.count = 0
+        self.epoch = 0  # that is trained, from 1
 
     def score(self, network: nn.Module) -> float:
         """What epochs are chosen by."""
-        self.count += 1
         choose, every = self.recipe["run"]["choose"], self.recipe["measure"]["every"]
-        wanted = choose != "last" or (every > 0 and self.count % every == 0)
+        wanted = choose != "last" or (every > 0 and self.epoch % every == 0)
         self.measured = measures(self.trainee, self.part, self.recipe) if wanted else {}
         return self.measured.get(choose, 0.0)
 

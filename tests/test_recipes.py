@@ -25,6 +25,7 @@ from surebound.errors import UsageError
 from surebound.fit import fit
 from surebound.graph.onnx_import import load_onnx
 from surebound.nets.small import digits_cnn
+from surebound.rowfile import replace_file
 from surebound.runs import load_network
 from surebound.training.checkpoint import Checkpoint
 from surebound.training.loop import Group, Run, train
@@ -177,6 +178,31 @@ def test_a_run_continues_bit_for_bit(tmp_path: Path, optimiser: str) -> None:
         (tmp_path / str(stop)).mkdir()
         again = weights_after(tmp_path / str(stop), stop, ema=0.9, optimiser=optimiser)
         assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True)), stop
+
+
+@pytest.mark.parametrize("writes", [2, 3])  # metrics of the first epoch, its checkpoint
+def test_a_run_killed_between_two_files_tells_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    recipe = recipe_of(TINY, {"measure": {"every": 2}})
+    written: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        replace_file(path, data)
+        written.append(path)
+        if len(written) == writes:
+            raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr("surebound.fit.replace_file", write)
+        patched.setattr("surebound.training.checkpoint.replace_file", write)
+        fit(recipe, tmp_path / "killed")
+    for name in ("killed", "whole"):
+        fit(recipe, tmp_path / name)
+    told = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("killed", "whole")]
+    assert told[0] == told[1]
+    rows = [json.loads(line) for line in told[0].splitlines()]
+    assert ["clean" in row for row in rows] == [False, True, False]
 
 
 def test_averaged_weights_are_what_is_kept() -> None:

@@ -150,10 +150,10 @@ def train(
                 run.radius(last),
             )
             state.finish(epoch, not run.choose or number >= run.from_epoch and better(epoch, state.epochs, run))
+        if progress is not None:  # before the epoch is kept: after a kill between the two it is told again
+            progress(epoch)
         if checkpoint is not None:
             checkpoint.save(state)
-        if progress is not None:
-            progress(epoch)
     state.restore()
     return tuple(state.epochs)
 
