@@ -26,7 +26,7 @@ from surebound.runs import Recipe, RunFolder
 from surebound.training.checkpoint import Checkpoint
 from surebound.training.distributed import first
 from surebound.training.initial import ibp_initial
-from surebound.training.loop import Epoch, Group, Run, train
+from surebound.training.loop import Epoch, Group, Run, batch_sizes, train
 from surebound.training.recipe import Values, objective_of
 from surebound.training.scene import Bounded, images_within, margin_rows
 from surebound.training.schedules import Linear, Radii, Schedule, Smoothed, constant, cosine, cyclic, multistep
@@ -74,7 +74,7 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
         network = ibp_initial(network, example(recipe, part), recipe["seed"])
     settings = recipe["run"]
     eps = recipe["eps"] * recipe["radii"]["scale"]
-    per_epoch = -(-len(part) // settings["batch"])
+    per_epoch = len(batch_sizes(len(part), settings["batch"]))
     run = Run(
         epochs=settings["epochs"],
         batch=settings["batch"],

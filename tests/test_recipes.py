@@ -28,7 +28,7 @@ from surebound.nets.small import digits_cnn
 from surebound.rowfile import replace_file
 from surebound.runs import load_network
 from surebound.training.checkpoint import Checkpoint
-from surebound.training.loop import Group, Run, train
+from surebound.training.loop import Group, Run, batch_sizes, train
 from surebound.training.objectives import OBJECTIVES
 from surebound.training.published import names, parts_of
 from surebound.training.recipe import Values, objective_of, read_toml, recipe_of, setting
@@ -86,6 +86,9 @@ def test_published_numbers() -> None:
         ({"rum": {}}, "there is no 'rum'; do you mean 'run'"),
         ({"run": {"epochs": 2.5}}, "run.epochs must be a whole number, got 2.5"),
         ({"run": {"ibp_initial": 1}}, "run.ibp_initial must be true or false, got 1"),
+        ({"run": {"batch": 0}}, "run.batch must be at least 1, got 0"),
+        ({"run": {"clip": -1.0}}, "run.clip must be at least 0, got -1.0"),
+        ({"measure": {"attack_steps": 0}}, "measure.attack_steps must be at least 1, got 0"),
         ({"run": 3}, "run is a table; give its keys, such as run.epochs"),
         ({"eps": {"a": 1}}, "eps is one value, not a table"),
         (
@@ -178,6 +181,14 @@ def test_a_run_continues_bit_for_bit(tmp_path: Path, optimiser: str) -> None:
         (tmp_path / str(stop)).mkdir()
         again = weights_after(tmp_path / str(stop), stop, ema=0.9, optimiser=optimiser)
         assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True)), stop
+
+
+def test_an_image_left_alone_joins_the_batch_before() -> None:
+    assert [batch_sizes(count, 4) for count in (1, 4, 5, 6, 8, 9)] == [[1], [4], [5], [4, 2], [4, 4], [4, 5]]
+    assert batch_sizes(3, 1) == [1, 1, 1]
+    network = nn.Sequential(digits_cnn(0, (2, 3), 5), nn.BatchNorm1d(10))
+    train(network, load_digits(0).train.first(33), OBJECTIVES["standard"](), [Group(list(network.parameters()), 0.1)],
+          Run(2, 16), lambda n: 0.0)  # fmt: skip
 
 
 @pytest.mark.parametrize("writes", [2, 3])  # metrics of the first epoch, its checkpoint

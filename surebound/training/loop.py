@@ -6,7 +6,6 @@ any step (`checkpoint`), and two runs with equal seeds and threads give equal we
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -107,14 +106,15 @@ def train(
     trainee = Trainee(network, shown(data.images[:1], augment, drawn(run.seed, 0)))
     optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
-    per_epoch = math.ceil(len(data) / run.batch)
+    sizes = batch_sizes(len(data), run.batch)
+    per_epoch = len(sizes)
     steps = run.epochs * per_epoch
     state = State(network, optimiser, run.ema)
     if checkpoint is not None:
         checkpoint.load(state)
     while state.step < steps:
         number, place = divmod(state.step, per_epoch)
-        order = torch.randperm(len(data), generator=drawn(run.seed, -1 - number)).split(run.batch)
+        order = torch.randperm(len(data), generator=drawn(run.seed, -1 - number)).split(sizes)
         network.train()
         for index in order[place:]:
             generator = drawn(run.seed, state.step)
@@ -156,6 +156,16 @@ def train(
             checkpoint.save(state)
     state.restore()
     return tuple(state.epochs)
+
+
+def batch_sizes(count: int, batch: int) -> list[int]:
+    """How many images each step of an epoch takes. An image that is left alone joins the step before: batch norm
+    cannot be trained with one.
+    """
+    whole, rest = divmod(count, batch)
+    if rest == 1 and whole:
+        return [batch] * (whole - 1) + [batch + 1]
+    return [batch] * whole + [rest] * (rest > 0)
 
 
 def shown(images: Tensor, augment: Callable[[Tensor, torch.Generator], Tensor] | None, by: torch.Generator) -> Tensor:

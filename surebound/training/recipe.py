@@ -62,6 +62,20 @@ run.choose: "last" epoch or the best by "clean", "pgd" or "certified" accuracy o
 has its full size. radii: start and length in epochs. augment.size: 0 for the image's own. measure: what is measured
 on validation images after every so many epochs."""
 
+LEAST = MappingProxyType(
+    {
+        "run.epochs": 1,
+        "run.batch": 1,
+        "run.rate": 0,
+        "run.weight_decay": 0,
+        "run.clip": 0,
+        "measure.images": 1,
+        "measure.attack_steps": 1,
+        "measure.attack_restarts": 1,
+    }
+)
+"""The smallest number by key, where a smaller one would be noticed late, or never."""
+
 FREE = ("network", "objective", "terms")
 """Tables whose keys depend on what is named."""
 
@@ -126,6 +140,10 @@ def check(values: Values) -> None:
         if key not in allowed:
             raise unknown(f"network.{key}", [f"network.{name}" for name in sorted(allowed)])
     objective_of(values)
+    for path, least in LEAST.items():
+        table, key = path.split(".")
+        if not values[table][key] >= least:
+            raise UsageError(f"recipe: {path} must be at least {least}, got {values[table][key]}")
     for path, choices in (
         ("run.schedule", ("constant", "cosine", "multistep", "cyclic")),
         ("run.choose", ("last", "clean", "pgd", "certified")),
