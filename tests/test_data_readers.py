@@ -63,12 +63,6 @@ def published() -> Path:
     return folder("SUREBOUND_DATA", "a folder of published data sets")
 
 
-@pytest.fixture
-def unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generated files cannot have the checksums of the published ones."""
-    monkeypatch.setattr(readers, "READERS", {name: replace(reader, checksums={}) for name, reader in READERS.items()})
-
-
 def labels_of(example: Example, part: PartName) -> list[int]:
     """Labels in 0..3, ascending, because folders and TinyImageNet order their files by class."""
     return sorted(number % 4 for number in range(COUNTS[part]))
@@ -163,7 +157,9 @@ def test_the_first_training_images_alone_and_as_bytes(unsealed: None, tmp_path: 
 @each
 def test_the_first_images_need_the_first_batches_only(unsealed: None, tmp_path: Path, example: Example) -> None:
     write(example, tmp_path, *PARTS)
-    batches = sorted(tmp_path.rglob("*data_batch_*"), key=lambda path: int("".join(c for c in path.name if c.isdigit())))
+    batches = sorted(
+        tmp_path.rglob("*data_batch_*"), key=lambda path: int("".join(c for c in path.name if c.isdigit()))
+    )
     if not batches:
         pytest.skip(f"{example.name} has no batches")
     per_batch = 40 // len(batches)
