@@ -37,6 +37,7 @@ TRAINED: Selection = ("test_objectives.py", "engine or moments or scales or norm
 OBJECTIVE: Selection = ("test_objectives.py", "quotient or gradients or classes")
 FUSED: Selection = ("test_objectives.py", "fused")
 RESUMED: Selection = ("test_recipes.py", "bit_for_bit and sgd")
+KILLED: Selection = ("test_recipes.py", "between_two_files")
 LIVE: Selection = ("test_ops_contract.py", "left_out")
 
 
@@ -896,6 +897,20 @@ MUTATIONS = (
         "            generator = drawn(run.seed, state.step)\n",
         "            generator = drawn(run.seed, state.step - place)\n",
         RESUMED,
+    ),
+    Mutation(
+        "an epoch is kept before it is told",
+        "training/loop.py",
+        "        if progress is not None:",
+        "        if checkpoint is not None:\n            checkpoint.save(state)\n        if progress is not None:",
+        KILLED,
+    ),
+    Mutation(
+        "measured epochs are those of the session",
+        "fit.py",
+        "watch.epoch = (done - 1) // per_epoch + 1",
+        "watch.epoch += done % per_epoch == 1",
+        KILLED,
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(
