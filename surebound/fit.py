@@ -14,21 +14,21 @@ from torch import Tensor, nn
 
 from surebound.attacks.adversarial import evaluating
 from surebound.attacks.image_pgd import Pgd
-from surebound.data.augment import Augment
+from surebound.data.augment import Augment, centred
 from surebound.data.dataset import Dataset, Part, in_unit
 from surebound.data.readers import load_dataset
 from surebound.errors import ModelError, UsageError
 from surebound.graph.torch_export import trace
 from surebound.measures.accuracy import attacked, fraction, right
 from surebound.nets.table import find_network
-from surebound.reports.figures import courses
+from surebound.reports.figures import courses, require_matplotlib
 from surebound.rowfile import claimed, replace_file
 from surebound.runs import Recipe, RunFolder, load_network
 from surebound.training.averaging import Averaging, Ema, Swa
 from surebound.training.checkpoint import Checkpoint
 from surebound.training.distributed import first
 from surebound.training.initial import ibp_initial
-from surebound.training.loop import Epoch, Group, Run, train
+from surebound.training.loop import Epoch, Group, Run, batch_sizes, train
 from surebound.training.objectives.distill import Distilled
 from surebound.training.objectives.objective import Objective
 from surebound.training.radii import radii_of
@@ -66,6 +66,7 @@ def fit(
 
 def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str, int, int], None]) -> Fitted:
     """`fit` in a folder that is ours."""
+    require_matplotlib()
     folder = RunFolder(out)
     say("reading the data", 0, 0)
     shares = {"validation": recipe["validation"], "seed": recipe["seed"], "images": recipe["images"]}
@@ -80,7 +81,7 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
         network = ibp_initial(network, example(recipe, part), recipe["seed"])
     settings = recipe["run"]
     eps = recipe["eps"] * recipe["radii"]["scale"]
-    per_epoch = -(-len(part) // settings["batch"])
+    per_epoch = len(batch_sizes(len(part), settings["batch"]))
     run = Run(
         epochs=settings["epochs"],
         batch=settings["batch"],
@@ -160,16 +161,6 @@ def require_fit(network: nn.Module, image: Tensor, classes: int) -> None:
 def example(recipe: Values, part: Part) -> Tensor:
     """One image as the network takes it."""
     return centred(in_unit(part.images[:1]), recipe["augment"]["size"])
-
-
-def centred(images: Tensor, size: int) -> Tensor:
-    """The middle of the images, `size` high and wide; all of it for 0. UsageError where there is not so much."""
-    if not size:
-        return images
-    if size > min(images.shape[2:]):
-        raise UsageError(f"recipe: augment.size = {size}, but the images are {list(images.shape[1:])}")
-    top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
-    return images[:, :, top : top + size, left : left + size]
 
 
 def schedule_of(settings: Values) -> Schedule:

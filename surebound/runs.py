@@ -120,6 +120,20 @@ def load_network(folder: Path, name: str = "model") -> nn.Module:
     return network.eval()
 
 
+def crop_of(folder: Path) -> int:
+    """Height and width of the crops that a run was trained on, so of what its network takes; 0 for whole images.
+
+    Raises ModelError when the run's recipe is damaged.
+    """
+    path = folder / "recipe.json"
+    if not path.exists():
+        return 0
+    try:
+        return int(json.loads(path.read_text())["augment"]["size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read: {error!r}; put the run's recipe back") from error
+
+
 def to_toml(values: Mapping[str, Any]) -> str:
     """TOML text of numbers, strings, booleans, lists of those, and tables (mappings or dataclasses) of them."""
     return "\n".join(_table(values, ())).lstrip("\n") + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def seeded() -> None:
     """Every test starts from the same random numbers."""
     torch.manual_seed(0)
     random.seed(0)
+
+
+@pytest.fixture
+def unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated files cannot have the checksums of the published ones."""
+    from surebound.data import readers
+
+    monkeypatch.setattr(
+        readers, "READERS", {name: replace(reader, checksums={}) for name, reader in readers.READERS.items()}
+    )
 
 
 def folder(variable: str, meaning: str) -> Path:

@@ -37,6 +37,7 @@ TRAINED: Selection = ("test_objectives.py", "engine or moments or scales or norm
 OBJECTIVE: Selection = ("test_objectives.py", "quotient or gradients or classes")
 FUSED: Selection = ("test_objectives.py", "fused")
 RESUMED: Selection = ("test_recipes.py", "bit_for_bit and sgd")
+KILLED: Selection = ("test_recipes.py", "between_two_files")
 LIVE: Selection = ("test_ops_contract.py", "left_out")
 
 
@@ -232,9 +233,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a convolution's bias counts once per channel",
-        "linear/pull.py",
-        "(dense.sum((2, 3)) @ bias)",
-        "(dense.mean((2, 3)) @ bias)",
+        "linear/conv.py",
+        "sums = rows.sum((2, 3))",
+        "sums = rows.mean((2, 3))",
         TRANSPOSES,
     ),
     Mutation(
@@ -898,6 +899,13 @@ MUTATIONS = (
         RESUMED,
     ),
     Mutation(
+        "the rows' gradient forgets the convolution's bias",
+        "linear/conv.py",
+        "                of_rows.add_((c.unsqueeze(1) * bias)[..., None, None])\n",
+        "                pass\n",
+        MAPS,
+    ),
+    Mutation(
         "a chord's gradient has the wrong sign at one end",
         "training/balls.py",
         "w, of_intercept[at], value=-1)",
@@ -938,6 +946,20 @@ MUTATIONS = (
         '        self.radius = Progress(**told["radius"])\n',
         "",
         (RESUMED[0], "follows_the_loss"),
+    ),
+    Mutation(
+        "an epoch is kept before it is told",
+        "training/loop.py",
+        "        if progress is not None:",
+        "        if checkpoint is not None:\n            checkpoint.save(state)\n        if progress is not None:",
+        KILLED,
+    ),
+    Mutation(
+        "measured epochs are those of the session",
+        "fit.py",
+        "self.epoch = (done - 1) // self.per_epoch + 1",
+        "self.epoch += done % self.per_epoch == 1",
+        KILLED,
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(

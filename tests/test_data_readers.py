@@ -63,12 +63,6 @@ def published() -> Path:
     return folder("SUREBOUND_DATA", "a folder of published data sets")
 
 
-@pytest.fixture
-def unsealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generated files cannot have the checksums of the published ones."""
-    monkeypatch.setattr(readers, "READERS", {name: replace(reader, checksums={}) for name, reader in READERS.items()})
-
-
 def labels_of(example: Example, part: PartName) -> list[int]:
     """Labels in 0..3, ascending, because folders and TinyImageNet order their files by class."""
     return sorted(number % 4 for number in range(COUNTS[part]))

@@ -28,10 +28,11 @@ from surebound.errors import ModelError, UsageError
 from surebound.fit import fit, schedule_of, taught
 from surebound.graph.onnx_import import load_onnx
 from surebound.nets.small import digits_cnn
+from surebound.rowfile import replace_file
 from surebound.runs import load_network
 from surebound.training.averaging import Averaging, Ema, Swa
 from surebound.training.checkpoint import Checkpoint
-from surebound.training.loop import Group, Run, train
+from surebound.training.loop import Group, Run, batch_sizes, train
 from surebound.training.objectives import OBJECTIVES
 from surebound.training.published import names, parts_of
 from surebound.training.radii import SHAPES, Adaptive, Radii, Smoothed
@@ -99,6 +100,9 @@ def test_published_numbers() -> None:
         ({"rum": {}}, "there is no 'rum'; do you mean 'run'"),
         ({"run": {"epochs": 2.5}}, "run.epochs must be a whole number, got 2.5"),
         ({"run": {"ibp_initial": 1}}, "run.ibp_initial must be true or false, got 1"),
+        ({"run": {"batch": 0}}, "run.batch must be at least 1, got 0"),
+        ({"run": {"clip": -1.0}}, "run.clip must be at least 0, got -1.0"),
+        ({"measure": {"attack_steps": 0}}, "measure.attack_steps must be at least 1, got 0"),
         ({"run": 3}, "run is a table; give its keys, such as run.epochs"),
         ({"eps": {"a": 1}}, "eps is one value, not a table"),
         (
@@ -239,6 +243,39 @@ def test_a_radius_that_follows_the_loss_and_a_mean_of_weights_continue_bit_for_b
         assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True)), stop
 
 
+def test_an_image_left_alone_joins_the_batch_before() -> None:
+    assert [batch_sizes(count, 4) for count in (1, 4, 5, 6, 8, 9)] == [[1], [4], [5], [4, 2], [4, 4], [4, 5]]
+    assert batch_sizes(3, 1) == [1, 1, 1]
+    network = nn.Sequential(digits_cnn(0, (2, 3), 5), nn.BatchNorm1d(10))
+    train(network, load_digits(0).train.first(33), OBJECTIVES["standard"](), [Group(list(network.parameters()), 0.1)],
+          Run(2, 16), lambda n: 0.0)  # fmt: skip
+
+
+@pytest.mark.parametrize("writes", [2, 3])  # metrics of the first epoch, its checkpoint
+def test_a_run_killed_between_two_files_tells_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    recipe = recipe_of(TINY, {"measure": {"every": 2}})
+    written: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        replace_file(path, data)
+        written.append(path)
+        if len(written) == writes:
+            raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr("surebound.fit.replace_file", write)
+        patched.setattr("surebound.training.checkpoint.replace_file", write)
+        fit(recipe, tmp_path / "killed")
+    for name in ("killed", "whole"):
+        fit(recipe, tmp_path / name)
+    told = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("killed", "whole")]
+    assert told[0] == told[1]
+    rows = [json.loads(line) for line in told[0].splitlines()]
+    assert ["clean" in row for row in rows] == [False, True, False]
+
+
 def test_averaged_weights_are_what_is_kept() -> None:
     pairs = zip(weights_after(None), weights_after(None, averaging=Ema(0.5)), strict=True)
     assert not all(torch.equal(one, two) for one, two in pairs)
@@ -354,6 +391,21 @@ def test_what_a_run_folder_holds(tmp_path: Path) -> None:
     assert again.exit_code == 0, again.stderr
 
 
+def test_a_run_on_crops_is_evaluated_on_the_middle_of_the_images(tmp_path: Path) -> None:
+    network = {"name": "cnn7", "data": "digits", "width": 1}
+    cropped = {"augment": {"size": 6}, "network": network, "run": {"epochs": 1}}
+    fit(recipe_of(TINY, cropped), tmp_path / "run")
+    words = ["--data", "digits", "--eps", 0, "--methods", "clean", "--json"]
+    result = run("evaluate", tmp_path / "run", *words, "--out", tmp_path / "e")
+    assert result.exit_code == 0, result.stderr
+    test = load_digits(0).test
+    answers = load_network(tmp_path / "run")(test.images[:, :, 1:7, 1:7]).argmax(1)
+    assert json.loads(result.stdout)["clean"] == pytest.approx(float((answers == test.labels).double().mean()))
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    result = run("evaluate", tmp_path / "run", *words, "--out", tmp_path / "f")
+    assert result.exit_code == 2 and "recipe.json cannot be read" in result.stderr
+
+
 def test_a_file_gives_the_same_run(tmp_path: Path) -> None:
     run("train", "--out", tmp_path / "a", "--threads", 1, *sets(TINY))
     result = run("train", tmp_path / "a" / "config.toml", "--out", tmp_path / "b", "--threads", 1)
@@ -395,7 +447,7 @@ def test_messages(tmp_path: Path) -> None:
         (["--device", "cuda"], "cuda"),
         (["--set", "network.hidden=-1"], "cannot build the network"),
         (["--set", "network.in_shape=[1, 9, 9]"], "does not take images of shape [1, 8, 8]"),
-        (["--set", "augment.size=20"], "augment.size = 20, but the images are [1, 8, 8]"),
+        (["--set", "augment.size=20"], "a crop of 20 x 20 pixels does not fit into images of [1, 8, 8]"),
         (["--set", "network.classes=3"], "logits are [1, 3] for an image, the data has 10 classes"),
     ):
         result = run("train", "--out", out, *words)

@@ -280,12 +280,13 @@ def test_dropout_is_drawn_from_the_seed_and_leaves_the_global_random_state_alone
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-def test_a_step_of_one_image_is_refused_where_batch_norm_needs_several() -> None:
+def test_a_step_of_one_image_joins_another_or_is_refused_where_batch_norm_needs_several() -> None:
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 2))
     groups = [Group(list(network.parameters()), 0.1)]
-    with pytest.raises(UsageError, match="of 9 images in batches of 4 a single one is left"):
-        train(network, two_clouds(9), Standard(), groups, Run(1, 4), lambda n: 0.0)
-    assert len(train(network, two_clouds(9), Standard(), groups, Run(1, 5), lambda n: 0.0)) == 1
+    for count, batch in ((1, 4), (3, 1)):
+        with pytest.raises(UsageError, match="a step of 1 images leaves a single one for a process"):
+            train(network, two_clouds(count), Standard(), groups, Run(1, batch), lambda n: 0.0)
+    assert len(train(network, two_clouds(9), Standard(), groups, Run(1, 4), lambda n: 0.0)) == 1
 
 
 def test_training_does_not_touch_the_global_random_state() -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,10 @@ def evaluated(job: Job) -> dict[str, Any]:
         import torch
 
         from surebound.cli.loading import load_model
+        from surebound.data.augment import centred
         from surebound.data.readers import data_folder, load_part
         from surebound.measures.verified import EvaluateConfig, check_asked, evaluate, summary
+        from surebound.runs import crop_of
         from surebound.search.verify import VerifyConfig
 
         machine = job.common.machine()
@@ -93,6 +95,7 @@ def evaluated(job: Job) -> dict[str, Any]:
             raise NotYet(f"evaluate does not run on '{machine.device}' yet; leave out --device, or give cpu")
         part = load_part(job.data, job.data_dir, "test", indices=None if job.indices is None else listed(job.indices))
         part = part if job.n is None else part.take(torch.arange(first(job.n, len(part))))
+        part = replace(part, images=centred(part.images, crop_of(Path(job.model))))
         graph, digest = load_model(job.model, job.weights, part.images[:1])
         check_asked(graph, part, eps, norm)
         search = VerifyConfig(

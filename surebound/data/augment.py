@@ -62,6 +62,16 @@ def random_crops(
     return crops.masked_fill(~inside[:, None], 0)
 
 
+def centred(images: Tensor, size: int) -> Tensor:
+    """The middle of images [B, C, H, W], `size` high and wide; all of it for 0. UsageError for more than there is."""
+    if not size:
+        return images
+    if size > min(images.shape[2:]):
+        raise UsageError(f"a crop of {size} x {size} pixels does not fit into images of {list(images.shape[1:])}")
+    top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
+    return images[:, :, top : top + size, left : left + size]
+
+
 def random_flips(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images [B, C, H, W], each flipped from left to right with probability 1/2."""
     flipped = torch.randint(2, (len(images), 1, 1, 1), generator=generator, device=generator.device)

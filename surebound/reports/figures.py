@@ -85,11 +85,18 @@ def image_strip(images: Sequence[NDArray[np.floating]], titles: Sequence[str]) -
     return _png(figure)
 
 
-def _figure(width: float, height: float) -> Figure:
+def require_matplotlib() -> None:
+    """Raise UsageError where it is not installed; for asking before long work."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UsageError(f"figures need matplotlib: pip install matplotlib ({error})") from error
+
+
+def _figure(width: float, height: float) -> Figure:
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -112,6 +119,9 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+FEW = 10
+"""Fewer epochs are drawn with a dot each; of a single one a line would show nothing."""
+
 COURSES = {
     "loss": (("loss",), "training loss"),
     "accuracy": (("clean", "pgd", "certified"), "% of the validation images"),
@@ -122,17 +132,29 @@ COURSES = {
 
 
 def courses(epochs: Sequence[Mapping[str, float]]) -> dict[str, bytes]:
-    """One picture per row of `COURSES`: how a training run went. epochs: its lines of metrics, in order."""
+    """A picture per row of `COURSES` of which something was measured: how a training run went.
+
+    epochs: its lines of metrics, in order.
+    """
+    require_matplotlib()
+    from matplotlib.ticker import MaxNLocator
+
     pictures: dict[str, bytes] = {}
     for name, (series, words) in COURSES.items():
+        rows = [row for row in epochs if all(key in row for key in series)]
+        if not rows:
+            continue
         figure = _figure(7.2, 2.8)
         axes = figure.subplots()
+        scale = 100 if name == "accuracy" else 1
         for colour, key in zip(LINES[1:], series, strict=False):
-            points = [(row["number"] + 1, row[key]) for row in epochs if key in row]
-            scale = 100 if name == "accuracy" else 1
-            axes.plot([x for x, _ in points], [scale * y for _, y in points], color=colour, label=key)
+            axes.plot([row["number"] + 1 for row in rows], [scale * row[key] for row in rows], color=colour, label=key,
+                      marker="o" if len(rows) < FEW else "", markersize=4)  # fmt: skip
         axes.set_xlabel("epoch")
         axes.set_ylabel(words)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter("{x:,.6g}")  # the numbers themselves, no offset or factor at the axis
         _plain(axes, grid="y")
         if len(series) > 1:
             axes.legend(frameon=False, fontsize=9)

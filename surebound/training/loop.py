@@ -106,15 +106,12 @@ def train(
     """
     if len(data) == 0:
         raise DataError("there are no training images")
-
-    def shown(images: Tensor, generator: torch.Generator) -> Tensor:
-        return in_unit(images if augment is None else augment(images, generator))
-
-    trainee = Trainee(network, shown(data.images[:1], drawn(run.seed, 0)))
-    require_moments(trainee, len(data), run.batch)
+    trainee = Trainee(network, shown(data.images[:1], augment, drawn(run.seed, 0)))
     optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
-    per_epoch = math.ceil(len(data) / run.batch)
+    sizes = batch_sizes(len(data), run.batch)
+    require_moments(trainee, sizes)
+    per_epoch = len(sizes)
     steps = run.epochs * per_epoch
     radii = run.radii or Fixed(run.eps)
     state = State(network, optimiser, run.averaging)
@@ -122,7 +119,7 @@ def train(
         checkpoint.load(state)
     while state.step < steps:
         number, place = divmod(state.step, per_epoch)
-        order = torch.randperm(len(data), generator=drawn(run.seed, -1 - number)).split(run.batch)
+        order = torch.randperm(len(data), generator=drawn(run.seed, -1 - number)).split(sizes)
         network.train()
         for index in order[place:]:
             generator = drawn(run.seed, state.step)
@@ -130,7 +127,7 @@ def train(
                 group["lr"] = rate * run.schedule(state.step / steps)
             mine = share(index)
             images, labels = data.images[mine], data.labels[mine]
-            images = shown(images, generator)
+            images = shown(images, augment, generator)
             radius = radii.advance(state.radius, state.step, state.loss)
             with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own generator
                 torch.default_generator.manual_seed(-1 - generator.initial_seed())
@@ -162,14 +159,28 @@ def train(
     return tuple(state.epochs)
 
 
-def require_moments(trainee: Trainee, count: int, batch: int) -> None:
-    """Raise UsageError where the last step of an epoch has one image, of which a norm without pixels has no moments."""
-    last = (count % batch or batch) // workers()
-    if last <= 1 and any(isinstance(norm, nn.BatchNorm1d) for norm in trainee.norms.values()):
+def batch_sizes(count: int, batch: int) -> list[int]:
+    """How many images each step of an epoch takes. An image that is left alone joins the step before: batch norm
+    cannot be trained with one.
+    """
+    whole, rest = divmod(count, batch)
+    if rest == 1 and whole:
+        return [batch] * (whole - 1) + [batch + 1]
+    return [batch] * whole + [rest] * (rest > 0)
+
+
+def require_moments(trainee: Trainee, sizes: Sequence[int]) -> None:
+    """Raise UsageError where a step has one image, of which a norm without pixels has no moments."""
+    if min(sizes) // workers() <= 1 and any(isinstance(norm, nn.BatchNorm1d) for norm in trainee.norms.values()):
         raise UsageError(
-            f"of {count} images in batches of {batch} a single one is left for some step, and batch norm takes no "
-            "moments of one; change run.batch or the number of images"
+            f"a step of {min(sizes)} images leaves a single one for a process, and batch norm takes no moments of one; "
+            "change run.batch or the number of images"
         )
+
+
+def shown(images: Tensor, augment: Callable[[Tensor, torch.Generator], Tensor] | None, by: torch.Generator) -> Tensor:
+    """Images as the network is given them in training: changed at random, as numbers in [0, 1]."""
+    return in_unit(images if augment is None else augment(images, by))
 
 
 def better(epoch: Epoch, earlier: Sequence[Epoch], run: Run) -> bool:
