@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surebound.linear import cached
+from surebound.linear.conv import Shape, conv_transpose
 from surebound.linear.maps import Columns, Dense, LinearMap, Rows, identity
 from surebound.linear.patches import Anchors, Patches, Windows
 from surebound.linear.relaxed import Relaxed, relaxed
@@ -305,6 +306,24 @@ def test_relaxing_in_pieces_is_relaxing_at_once(
     few = torch.randn(narrow, dtype=torch.float64, generator=random).requires_grad_()
     wide = torch.randn(whole, dtype=torch.float64, generator=random).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, y: Relaxed.apply(x, y, None, y, None)[0], (few, wide))
+
+
+@pytest.mark.parametrize("channels", [1, 9])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_transposed_convolution_has_the_gradient_of_rows_weight_and_bias(channels: int, biased: bool) -> None:
+    """Few channels go by blocks, many by the library's transpose."""
+    random = torch.Generator().manual_seed(4)
+    rows, weight, bias = (
+        torch.randn(shape, dtype=torch.float64, generator=random).requires_grad_()
+        for shape in ((2, 3, 3, 3), (3, channels, 3, 3), (3,))
+    )
+    shape = Shape((2, 2), (1, 1), (1, 1), 1, (5, 6))
+    given = (rows, weight, bias if biased else None)
+    pulled, added = conv_transpose(*given, shape)
+    x = torch.randn(2, channels, 5, 6, dtype=torch.float64, generator=random)
+    out = torch.nn.functional.conv2d(x, weight, given[2], 2, 1)
+    assert torch.allclose((pulled * x).flatten(1).sum(1) + added, (rows * out).flatten(1).sum(1))
+    assert torch.autograd.gradcheck(lambda *leaves: conv_transpose(*leaves, shape), given)
 
 
 def test_pieces_cover_a_value_once(monkeypatch: pytest.MonkeyPatch) -> None:
