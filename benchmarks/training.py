@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from surebound.machine import keep_memory
 from surebound.nets.cnn import cnn7
 from surebound.training.loop import Group, Run, optimiser_of
 from surebound.training.objectives import OBJECTIVES
@@ -50,6 +51,7 @@ def memory(line: str) -> float:
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     """Seconds per step, and MB that the first step added to the peak."""
     torch.set_num_threads(args.threads)
+    keep_memory()  # as `surebound train` does
     objective, classes = CASES[name]
     network = cnn7(width=args.width, classes=classes).train()
     random = torch.Generator().manual_seed(0)

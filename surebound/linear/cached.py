@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-AT_ONCE = 1 << 19
-"""Numbers in a piece: 2 MB in float32."""
+AT_ONCE = 1 << 21
+"""Numbers in a piece: 8 MB in float32."""
 
 Cut = tuple[slice, slice]
 
