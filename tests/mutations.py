@@ -906,6 +906,13 @@ MUTATIONS = (
         MAPS,
     ),
     Mutation(
+        "a dense layer's radius forgets the weights' signs",
+        "training/balls.py",
+        "of_w[at].addcmul_(of_size[at], w[at].sign())",
+        "of_w[at].add_(of_size[at])",
+        (OBJECTIVE[0], "dense_layer"),
+    ),
+    Mutation(
         "a chord's gradient has the wrong sign at one end",
         "training/balls.py",
         "w, of_intercept[at], value=-1)",

@@ -23,7 +23,7 @@ from surebound.nets.small import digits_cnn
 from surebound.ops.piecewise import RELU
 from surebound.regions import Box
 from surebound.training import fusion
-from surebound.training.balls import Ball, Chords, Relu
+from surebound.training.balls import Ball, Chords, Dense, Relu
 from surebound.training.fusion import differences, fused
 from surebound.training.objectives import OBJECTIVES, TERMS
 from surebound.training.objectives.adversarial import Pgd, grad_align
@@ -280,6 +280,19 @@ def test_lines_of_balls_are_crowns_and_their_gradients_right(piece: int, monkeyp
         assert torch.equal(slope.nan_to_num(9.0), lines[2].nan_to_num(9.0))
         assert torch.equal(intercept.nan_to_num(9.0), lines[3].nan_to_num(9.0))  # type: ignore[union-attr]
         assert torch.equal(below[~centre.isnan()], lines[0][~centre.isnan()])
+
+
+@pytest.mark.parametrize("piece", [1 << 19, 5])
+def test_a_dense_layer_of_a_ball_has_the_right_gradients(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached, "AT_ONCE", piece)
+    random = torch.Generator().manual_seed(1)
+    c, r, w, b = (
+        torch.randn(shape, dtype=torch.float64, generator=random).requires_grad_()
+        for shape in ((3, 4), (3, 4), (5, 4), (5,))
+    )
+    centre, radius = Dense.apply(c, r, w, b)
+    assert torch.allclose(centre, F.linear(c, w, b)) and torch.allclose(radius, F.linear(r, w.abs()))
+    assert torch.autograd.gradcheck(Dense.apply, (c, r, w, b))
 
 
 @pytest.mark.parametrize("piece", [1 << 19, 3, 12])

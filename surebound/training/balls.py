@@ -127,13 +127,38 @@ class Sizes(torch.autograd.Function):
         return w.sign().mul_(grad_outputs[0])
 
 
+class Dense(torch.autograd.Function):
+    """(c, r, w, b) -> c w' + b and r |w|' for [B, n], [B, n], [m, n], [m]: one pass over a large weight's gradient.
+
+    With gradients g and h of the two: of w it is g' c + (h' r) sign(w).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, r: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        size = w.abs()
+        ctx.save_for_backward(c, r, w, size)
+        return torch.addmm(b, c, w.t()), r @ size.t()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        g, h = grad_outputs
+        c, r, w, size = ctx.saved_tensors
+        of_w, of_size = g.t() @ c, h.t() @ r
+        for at in cached(of_w):
+            of_w[at].addcmul_(of_size[at], w[at].sign())
+        return g @ w, h @ size, of_w, g.sum(0)
+
+
 Values = Mapping[str, Tensor]
 Rule = Callable[[Step, Values, Ball], Ball]
 
 
 def product(step: Step, values: Values, x: Ball) -> Ball:
-    """A linear layer with fixed weights."""
+    """A linear layer or a convolution with fixed weights."""
     weight, *bias = (values[name] for name in step.site.node.inputs[1:])
+    if step.site.node.op == "linear" and x.centre.dim() == 2 and bias:
+        return Ball(*Dense.apply(*x, weight, *bias))  # pyright: ignore[reportGeneralTypeIssues]
     centre = step.op.forward(step.site, x.centre, weight, *bias)
     return Ball(centre, step.op.forward(step.site, x.radius, Sizes.apply(weight)))
 
