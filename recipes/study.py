@@ -77,8 +77,9 @@ def spent(command: list[str], log: Path) -> float:
     with log.open("ab") as file:
         running = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
         _, status, used = os.wait4(running.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}, see {log}")
+    running.returncode = os.waitstatus_to_exitcode(status)
+    if running.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {running.returncode}, see {log}")
     return used.ru_utime + used.ru_stime
 
 

@@ -1,0 +1,99 @@
+"""The studies in recipes/: what they ask for exists, and running one leaves a table."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from surebound.training.published import parts_of
+from surebound.training.recipe import read_toml, recipe_of, setting
+
+HOME = Path(__file__).resolve().parent.parent / "recipes"
+SMALL = """
+[set]
+data = "digits"
+images = 100
+network = { name = "digits_cnn", channels = [2, 3], hidden = 5 }
+run = { epochs = 1, batch = 50 }
+measure = { images = 5, attack_steps = 1 }
+
+[evaluate]
+data = "digits"
+eps = 0.05
+n = 3
+methods = "clean,pgd,ibp"
+
+[runs.plain]
+recipe = "mnist-0.1-standard"
+seeds = [0, 1]
+
+[runs.ibp]
+recipe = "mnist-0.1-ibp"
+seeds = [7]
+set = { radii.length = 0 }
+evaluate = { n = 2 }
+"""
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    """recipes/study.py, which is a script and not part of the package."""
+    spec = importlib.util.spec_from_file_location("study", HOME / "study.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["study"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", sorted(HOME.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_study_asks_for_recipes_that_exist(path: Path, study: ModuleType) -> None:
+    trials = study.trials(read_toml(path))
+    assert len({trial.name for trial in trials}) == len(trials) > 0
+    for trial in trials:
+        recipe = recipe_of(*parts_of(trial.recipe), *map(setting, trial.settings), {"seed": trial.seed})
+        assert recipe["data"] == trial.evaluate["data"] and recipe["network"]["data"] == recipe["data"]
+
+
+def test_trials_come_seed_by_seed_with_what_their_run_changes(study: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    trials = study.trials(read_toml(tmp_path / "small.toml"))
+    assert [trial.name for trial in trials] == ["plain-0", "ibp-7", "plain-1"]
+    assert trials[1].settings[-1] == "radii.length=0" and [trial.evaluate["n"] for trial in trials] == [3, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_study_leaves_a_table_and_does_nothing_twice(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    words = ["study.py", str(tmp_path / "small.toml"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    study.main()
+    rows = list(csv.DictReader((tmp_path / "small.csv").read_text().splitlines()))
+    assert [(row["run"], row["seed"]) for row in rows] == [("plain", "0"), ("ibp", "7"), ("plain", "1")]
+    assert all(0 <= float(row["verified_ibp"]) <= float(row["clean"]) <= 1 for row in rows)
+    printed = capsys.readouterr().out
+    assert "| plain | mnist-0.1-standard | 0, 1 |" in printed and " ± " in printed
+
+    def never(command: list[str], log: Path) -> float:
+        raise AssertionError(command)
+
+    monkeypatch.setattr(study, "spent", never)
+    study.main()
+    assert capsys.readouterr().out in printed
+    (tmp_path / "out" / "small" / "plain-1.json").unlink()
+    with pytest.raises(AssertionError, match="evaluate"):  # the trained network is there
+        study.main()
+
+
+def test_a_command_that_fails_ends_the_study_with_its_log(study: ModuleType, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(SystemExit, match=r"ended with 3, see .*log"):
+        study.spent([sys.executable, "-c", "print('why'); raise SystemExit(3)"], log)
+    assert log.read_text() == "why\n"
