@@ -511,6 +511,14 @@ def test_without_validation_images_training_images_are_measured_and_named_so(
     assert result.exit_code == 0 and "; training images: clean" in result.stdout, result.stderr
 
 
+@pytest.mark.parametrize(("words", "seed"), [([], 5), (["--seed", "0"], 0), (["--seed", "3"], 3)])
+def test_a_seed_on_the_command_line_is_taken_before_the_files(words: list[str], seed: int, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('seed = 5\n[network]\nname = "mlp_64_64"\n')
+    result = run("train", tmp_path / "mine.toml", "--out", tmp_path / "run", *sets({"run": {"epochs": 1}}), *words)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["seed"] == seed
+
+
 def test_seeds_change_runs_and_zero_is_one_of_them(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         fit(recipe_of({**TINY, "seed": seed}), tmp_path / name)

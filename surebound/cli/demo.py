@@ -36,7 +36,7 @@ def run(job: Job) -> int:
             config = DemoConfig()
             if common.timeout is not None:
                 config = replace(config, timeout=common.timeout)
-            summary = run_demo(job.out, seed=common.seed, progress=show, config=config)
+            summary = run_demo(job.out, seed=common.seed_or_zero, progress=show, config=config)
         if common.json:
             emit(to_json(json.loads((job.out / "summary.json").read_text())))
         else:

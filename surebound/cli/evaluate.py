@@ -101,7 +101,7 @@ def evaluated(job: Job) -> dict[str, Any]:
         search = VerifyConfig(
             timeout=TIMEOUT if job.common.timeout is None else job.common.timeout,
             dtype=machine.dtype,
-            seed=job.common.seed,
+            seed=job.common.seed_or_zero,
             memory=machine.memory,
         )
         config = EvaluateConfig(tuple(job.methods.split(",")), job.pool, search=search)
@@ -120,7 +120,7 @@ def evaluated(job: Job) -> dict[str, Any]:
             "device": job.common.device,
             "threads": machine.threads,
             "memory": machine.memory,
-            "seed": job.common.seed,
+            "seed": job.common.seed_or_zero,
             "model_sha256": digest,
         }
         began, sheet = time.monotonic(), job.out / "rows.csv"
@@ -135,7 +135,7 @@ def evaluated(job: Job) -> dict[str, Any]:
             budget = Budget(len(places), search.timeout)
 
             def judged(item: Judged) -> None:
-                append(sheet, line_of(as_row(item, job.common.seed).values()))
+                append(sheet, line_of(as_row(item, job.common.seed_or_zero).values()))
                 budget.decided(item.seconds)
 
             def told(words: str) -> None:

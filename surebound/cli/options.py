@@ -35,7 +35,10 @@ class Common:
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="What one pass may use, such as 4GB or 512MiB.", rich_help_panel=PANEL)
     ] = "1GiB"
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=PANEL)] = 0
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of everything random.", show_default="0, or the recipe's", rich_help_panel=PANEL),
+    ] = None
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -54,9 +57,14 @@ class Common:
             raise UsageError(f"--timeout must be a finite number of seconds above 0, got {self.timeout:g}")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"--threads must be at least 1, got {self.threads}")
-        if not 0 <= self.seed < 1 << 63:
+        if self.seed is not None and not 0 <= self.seed < 1 << 63:
             raise UsageError(f"--seed must lie between 0 and 2^63 - 1, got {self.seed}")
         parse_size(self.memory)
+
+    @property
+    def seed_or_zero(self) -> int:
+        """--seed, 0 where it was not given."""
+        return self.seed or 0
 
     @property
     def memory_bytes(self) -> int:

@@ -66,7 +66,7 @@ def settings_of(job: Job) -> Settings:
     from surebound.sweeps.jobs import Settings
 
     common = job.common
-    return Settings(job.attack, common.dtype, common.device, common.threads, common.memory_bytes, common.seed)
+    return Settings(job.attack, common.dtype, common.device, common.threads, common.memory_bytes, common.seed_or_zero)
 
 
 def decide(job: Job, tasks: Sequence[Task], store: Store) -> int:

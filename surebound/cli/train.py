@@ -59,7 +59,7 @@ def trained(job: Job, show: Show) -> Mapping[str, Any]:
     if job.config is not None and job.recipe is not None:
         raise UsageError("give a TOML file or --recipe, not both")
     parts = [read_toml(job.config)] if job.config is not None else parts_of(job.recipe) if job.recipe else []
-    seed = {"seed": job.common.seed} if job.common.seed != Common.seed else {}
+    seed = {} if job.common.seed is None else {"seed": job.common.seed}
     recipe = recipe_of(*parts, *(setting(text) for text in job.settings), seed)
     machine = job.common.machine()
     if machine.device.type != "cpu":

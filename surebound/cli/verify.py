@@ -116,7 +116,7 @@ def decide(job: Job, state: Run) -> Answer:
             attack=job.attack,
             dtype=machine.dtype,
             device=str(machine.device),
-            seed=job.common.seed,
+            seed=job.common.seed_or_zero,
             memory=machine.memory,
         )
         show("bounding")
@@ -194,7 +194,7 @@ def as_object(job: Job, state: Run, answer: Answer) -> dict[str, Any]:
         "dtype": job.common.dtype,
         "device": job.common.device,
         "threads": job.common.threads if machine is None else machine.threads,
-        "seed": job.common.seed,
+        "seed": job.common.seed_or_zero,
         "attack": job.attack,
         "witness": answer.witness,
         "recheck": answer.recheck,

@@ -88,7 +88,7 @@ def load_dataset(
     None for the one that SUREBOUND_DATA names. validation: the share of the official training part that is kept apart,
     the same share of every class, chosen by `seed`; 0 for none. The test part is the official one for every seed.
     images: how many of the official training part, from the first on, are divided so; 0 for all. Of a data set in
-    batches only those that hold them have to be there. as_bytes: training images stay uint8 where the source is.
+    batches only those that hold them have to be there. as_bytes: training and test images stay uint8 if the source is.
     Raises UsageError for arguments that make no sense, DataError for files that are missing or damaged.
     """
     if not 0 <= validation < 1:
@@ -102,7 +102,7 @@ def load_dataset(
         train, kept = (np.sort(each.numpy()) for each in stratified_split(labels, (1 - validation, validation), seed))
         if not len(kept) or not len(train):
             raise UsageError(f"validation={validation} of {len(labels)} images leaves a part without images")
-    parts = raw.part(train, as_bytes), raw.part(kept), test.part(np.arange(len(test.labels)))
+    parts = raw.part(train, as_bytes), raw.part(kept), test.part(np.arange(len(test.labels)), as_bytes)
     shapes = [tuple(part.images.shape[1:]) for part in parts]
     if shapes[0] != shapes[2]:
         raise DataError(f"{name}: training images are {shapes[0]}, test images {shapes[2]}; give them one shape")
