@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,23 @@ def test_cheap_methods_keep_to_the_timeout_too(graph: Graph, monkeypatch: pytest
     assert {item.reason for item in late} == {"not decided within 0.02 s"}
     assert all(0.02 <= item.seconds < 0.04 for item in late)
     assert sum("ibp" in item.lower for item in late) < len(late) / 2
+
+
+@pytest.mark.parametrize(("method", "looks"), [("crown", 2), ("alpha-crown", 2), ("alpha-crown", 9)])
+def test_a_bound_ends_between_two_walks_when_the_time_is_over(
+    method: str, looks: int, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage looks at the clock once, and every walk, and every step of alphas, looks again."""
+    counts: list[Iterator[int]] = []
+
+    def late(task: object, images: int) -> Callable[[], bool]:
+        counts.append(itertools.count())
+        return lambda: next(counts[-1]) >= looks
+
+    monkeypatch.setattr(verified.Task, "late", late)
+    found = evaluate(graph, part(6), EPS, config=config("clean", method))
+    assert next(counts[0]) == looks + 1  # nobody went on after the time was over
+    assert {item.status for item in found} <= {"wrong", "unknown"} and not any(item.lower for item in found)
 
 
 class Slow:

@@ -129,6 +129,7 @@ def climbed(
     work = Work.of(ctx, boxes, target, free, splits, beta, logits, steps > 0, live)
     record: Record | None = None
     for step in range(steps + 1):
+        ctx.alive()
         last_step = step == steps
         with torch.set_grad_enabled(not last_step):
             walked, lower = work.walk(start, keep)

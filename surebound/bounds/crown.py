@@ -18,7 +18,7 @@ from torch import Tensor
 from surebound.bounds.ibp import intersect, propagate, unperturbed
 from surebound.bounds.memory import COPIES, Memory, chunked
 from surebound.bounds.plan import Plan, Step, plan
-from surebound.bounds.query import Bounds, Query, Stats
+from surebound.bounds.query import Bounds, Query, Stats, nothing
 from surebound.bounds.walk import LinesOf, fixed_operands, lines_at, lines_of, walk, zero
 from surebound.errors import SpecError
 from surebound.graph.ir import Node
@@ -36,15 +36,11 @@ MANY, FEW = 32, 0.8
 """Weights are cut to the values in use for at least so many rows, where at most this part is in use."""
 
 
-def nothing() -> None:
-    """Nobody is waiting."""
-
-
 @dataclass(frozen=True)
 class Context:
     """A query made ready: the plan, the unperturbed values, regions by root.
 
-    alive is called before every walk and may raise (OutOfTime) to end the work. drawn: what `once` has made so far.
+    alive: as in `Query`. drawn: what `once` has made so far.
     """
 
     plan: Plan
@@ -137,7 +133,7 @@ def context(query: Query, memory: Memory) -> Context:
     if start_of(query) not in query.graph.ancestors(query.graph.outputs):
         raise SpecError(f"rows are asked over '{start_of(query)}', which the outputs do not depend on")
     of = plan(query.graph, tuple(query.regions))
-    return Context(of, unperturbed(of, query.params), query.regions, memory)
+    return Context(of, unperturbed(of, query.params), query.regions, memory, query.alive)
 
 
 def caching_lines(ctx: Context, boxes: Mapping[str, Interval]) -> LinesOf:

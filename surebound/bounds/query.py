@@ -14,6 +14,10 @@ from surebound.ops.record import Interval
 from surebound.regions import Region
 
 
+def nothing() -> None:
+    """Nobody is waiting."""
+
+
 @dataclass(frozen=True)
 class Query:
     """Lower bounds are asked of spec rows C y, for G groups at once.
@@ -21,6 +25,7 @@ class Query:
     graph, params: the network and its tensors (`graph.values(dtype)`). regions: by root node, any node may
     be a root. spec: [G or 1, S, *output shape] over the node `start` (default: the output).
     known: element-wise boxes [G, *shape] already established, by node; they are intersected.
+    alive: called before every walk; it may raise OutOfTime to end the work.
     """
 
     graph: Graph
@@ -29,6 +34,7 @@ class Query:
     spec: Tensor
     start: str | None = None
     known: Mapping[str, Interval] = field(default_factory=dict)
+    alive: Callable[[], None] = nothing
 
 
 class Stats(NamedTuple):

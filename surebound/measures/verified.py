@@ -23,7 +23,7 @@ from surebound.bounds.crown import Crown, Ibp
 from surebound.bounds.memory import Memory, pieces
 from surebound.bounds.query import Method, Query
 from surebound.data.dataset import Part
-from surebound.errors import DataError, OutOfMemory, UsageError
+from surebound.errors import DataError, OutOfMemory, OutOfTime, UsageError
 from surebound.graph.ir import Graph
 from surebound.graph.ir import evaluate as values_of
 from surebound.graph.module_original import ModuleOriginal
@@ -152,10 +152,15 @@ class Task:
         """label minus every other class, float64 [n, K - 1, *output shape]."""
         return self.roots.spec.reshape(len(self.part), -1, *self.prepared.output.shape)[at]
 
-    def query(self, at: Tensor, dtype: torch.dtype) -> Query:
-        """The bounds of some images."""
-        region = self.region(at).to(dtype)
-        return Query(self.prepared, self.params[dtype], {self.prepared.input.name: region}, self.rows(at).to(dtype))
+    def query(self, at: Tensor, dtype: torch.dtype, late: Callable[[], bool]) -> Query:
+        """The bounds of some images; it ends with OutOfTime where `late` says so."""
+
+        def alive() -> None:
+            if late():
+                raise OutOfTime("the images have used up their time")
+
+        regions = {self.prepared.input.name: self.region(at).to(dtype)}
+        return Query(self.prepared, self.params[dtype], regions, self.rows(at).to(dtype), alive=alive)
 
 
 Tell = Callable[[int, "Finding"], None]
@@ -217,13 +222,16 @@ def bounded(method: Callable[[EvaluateConfig, Memory], Method]) -> Callable[[Tas
             if late():
                 return
             here = at[piece]
-            found = made.bound(task.query(here, task.config.search.dtype))
-            lower = found.lower.detach().amin(1).double()
-            likely = (lower > 0).nonzero().squeeze(1)
-            if len(likely):
-                warm = {name: value.detach()[:, likely].double() for name, value in found.warm.items()}
-                exact = again.bound(task.query(here[likely], torch.float64), warm)
-                lower[likely] = exact.lower.detach().amin(1)
+            try:
+                found = made.bound(task.query(here, task.config.search.dtype, late))
+                lower = found.lower.detach().amin(1).double()
+                likely = (lower > 0).nonzero().squeeze(1)
+                if len(likely):
+                    warm = {name: value.detach()[:, likely].double() for name, value in found.warm.items()}
+                    exact = again.bound(task.query(here[likely], torch.float64, late), warm)
+                    lower[likely] = exact.lower.detach().amin(1)
+            except OutOfTime:
+                return
             proven = set(likely[torch.from_numpy(confirmed(lower[likely]))].tolist())
             for k, i in enumerate(here.tolist()):
                 tell(i, Finding(Verified(float(lower[k])) if k in proven else None, lower=float(lower[k])))
