@@ -122,7 +122,7 @@ class Checkpoint:
     """FOLDER/checkpoint.safetensors, whose metadata tell the rest; written anew every `every` seconds and epoch."""
 
     folder: Path
-    every: float = 300.0
+    every: float = 60.0
     saved: float = field(default_factory=time.monotonic)
 
     @property
