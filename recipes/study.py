@@ -11,6 +11,7 @@ deviation over seeds is printed.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -25,7 +26,8 @@ from typing import Any
 from surebound.rowfile import replace_file, table
 from surebound.training.recipe import read_toml
 
-MEASURED = ("clean", "attacked", "verified_ibp", "verified_crown", "verified", "unknown")
+SUMMARISED = ("attacked", "verified_ibp", "verified_crown", "verified", "unknown")
+MEASURED = ("clean", "pgd", *SUMMARISED)
 COLUMNS = ("run", "recipe", "seed", *MEASURED, "train_cpu_s", "verify_cpu_s")
 COMMAND = (sys.executable, "-m", "surebound")
 
@@ -85,12 +87,7 @@ def spent(command: list[str], log: Path) -> float:
 
 def carry_out(trial: Trial, out: Path, data_dir: list[str]) -> dict[str, Any]:
     """The row of a trial, from what is there or by doing what is missing."""
-    folder = out / trial.name
-    row = out / f"{trial.name}.json"
-    if row.exists():
-        return json.loads(row.read_text())
-    log = out / f"{trial.name}.log"
-    clock = out / f"{trial.name}.seconds"
+    folder, log, clock = out / trial.name, out / f"{trial.name}.log", out / f"{trial.name}.seconds"
     times = json.loads(clock.read_text()) if clock.exists() else {"train": 0.0, "verify": 0.0}
 
     def timed(stage: str, *arguments: str) -> None:
@@ -100,14 +97,21 @@ def carry_out(trial: Trial, out: Path, data_dir: list[str]) -> dict[str, Any]:
     if not (folder / "summary.json").exists():
         settings = [word for setting in (*trial.settings, f"seed={trial.seed}") for word in ("--set", setting)]
         timed("train", "train", "--recipe", trial.recipe, *settings, "--out", str(folder))
-    told = [word for key, value in trial.evaluate.items() for word in (f"--{key}", str(value))]
-    timed("verify", "evaluate", str(folder), *told, "--out", str(folder / "verified"))
-    found = json.loads((folder / "verified" / "summary.json").read_text())
-    made = {"run": trial.run, "recipe": trial.recipe, "seed": trial.seed} | {name: found[name] for name in MEASURED}
-    made |= {f"{stage}_cpu_s": round(seconds) for stage, seconds in times.items()}
-    replace_file(row, json.dumps(made).encode())
-    print(f"{out.name} {trial.name}: " + ", ".join(f"{name} {made[name]:.1%}" for name in MEASURED), flush=True)
-    return made
+    if not (folder / "verified" / "summary.json").exists():
+        told = [word for key, value in trial.evaluate.items() for word in (f"--{key}", str(value))]
+        timed("verify", "evaluate", str(folder), *told, "--out", str(folder / "verified"))
+    row = {"run": trial.run, "recipe": trial.recipe, "seed": trial.seed, **measured(folder / "verified")}
+    print(f"{out.name} {trial.name}: " + ", ".join(f"{name} {row[name]:.1%}" for name in MEASURED), flush=True)
+    return row | {f"{stage}_cpu_s": round(seconds) for stage, seconds in times.items()}
+
+
+def measured(folder: Path) -> dict[str, float]:
+    """What `surebound evaluate` found; pgd: right, and its gradient attack met no other answer."""
+    found = json.loads((folder / "summary.json").read_text())
+    with (folder / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    stood = [row["status"] not in ("wrong", "error") and float(row["attack_margin"]) > 0 for row in rows]
+    return {"clean": found["clean"], "pgd": sum(stood) / len(rows)} | {name: found[name] for name in SUMMARISED}
 
 
 def spread(values: list[float]) -> str:

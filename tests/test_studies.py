@@ -77,7 +77,7 @@ def test_a_study_leaves_a_table_and_does_nothing_twice(
     study.main()
     rows = list(csv.DictReader((tmp_path / "small.csv").read_text().splitlines()))
     assert [(row["run"], row["seed"]) for row in rows] == [("plain", "0"), ("ibp", "7"), ("plain", "1")]
-    assert all(0 <= float(row["verified_ibp"]) <= float(row["clean"]) <= 1 for row in rows)
+    assert all(0 <= float(row["verified_ibp"]) <= float(row["pgd"]) <= float(row["clean"]) <= 1 for row in rows)
     printed = capsys.readouterr().out
     assert "| plain | mnist-0.1-standard | 0, 1 |" in printed and " ± " in printed
 
@@ -87,7 +87,7 @@ def test_a_study_leaves_a_table_and_does_nothing_twice(
     monkeypatch.setattr(study, "spent", never)
     study.main()
     assert capsys.readouterr().out in printed
-    (tmp_path / "out" / "small" / "plain-1.json").unlink()
+    (tmp_path / "out" / "small" / "plain-1" / "verified" / "summary.json").unlink()
     with pytest.raises(AssertionError, match="evaluate"):  # the trained network is there
         study.main()
 
