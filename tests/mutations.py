@@ -963,7 +963,7 @@ MUTATIONS = (
     ),
     Mutation(
         "measured epochs are those of the session",
-        "fit.py",
+        "watch.py",
         "self.epoch = (done - 1) // self.per_epoch + 1",
         "self.epoch += done % self.per_epoch == 1",
         KILLED,

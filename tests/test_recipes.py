@@ -25,7 +25,7 @@ from surebound.data.dataset import Part
 from surebound.data.digits import load_digits
 from surebound.data.readers import load_dataset
 from surebound.errors import ModelError, UsageError
-from surebound.fit import fit, schedule_of, taught
+from surebound.fit import fit
 from surebound.graph.onnx_import import load_onnx
 from surebound.nets.small import digits_cnn
 from surebound.rowfile import replace_file
@@ -33,6 +33,7 @@ from surebound.runs import load_network
 from surebound.training.averaging import Averaging, Ema, Swa
 from surebound.training.checkpoint import Checkpoint
 from surebound.training.loop import Group, Run, batch_sizes, train
+from surebound.training.made import schedule_of, taught
 from surebound.training.objectives import OBJECTIVES
 from surebound.training.published import names, parts_of
 from surebound.training.radii import SHAPES, Adaptive, Radii, Smoothed
