@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -87,6 +88,18 @@ def gradients(net: nn.Module, loss: Tensor) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for p, g in zip(net.parameters(), found, strict=True)]
 
 
+def quotient(direction: Sequence[Tensor], value: Callable[[nn.Module], float]) -> float:
+    """How much a value changes per step of a network's weights in a direction."""
+    values: list[float] = []
+    for sign in (1, -1):
+        moved = network()
+        with torch.no_grad():
+            for weight, d in zip(moved.parameters(), direction, strict=True):
+                weight.add_(sign * STEP * d)
+        values.append(value(moved))
+    return (values[0] - values[1]) / (2 * STEP)
+
+
 @pytest.fixture(params=OBJECTIVES)
 def objective(request: pytest.FixtureRequest) -> Any:
     return OBJECTIVES[request.param]()
@@ -132,14 +145,10 @@ def test_the_gradient_is_the_difference_quotient(anything: Any) -> None:
     net = network()
     direction = gradients(net, anything(scene(net, 0.03, target)))
     length = float(torch.cat([d.flatten() for d in direction]).norm())
-    values: list[float] = []
-    for sign in (1, -1):
-        moved = network()
-        with torch.no_grad():
-            for weight, d in zip(moved.parameters(), direction, strict=True):
-                weight.add_(sign * STEP * d / length)
-        values.append(float(anything(scene(moved, 0.03, target)).detach()))
-    assert (values[0] - values[1]) / (2 * STEP) == pytest.approx(length, rel=1e-4)
+    found = quotient(
+        [d / length for d in direction], lambda moved: float(anything(scene(moved, 0.03, target)).detach())
+    )
+    assert found == pytest.approx(length, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["fgsm", "n-fgsm", "pgd", "trades", "mtl-ibp", "cc-ibp", "exp-ibp", "sabr"])
@@ -153,14 +162,8 @@ def test_with_the_attack_held_fixed_the_gradient_is_the_difference_quotient(
     found = attacker.attack(scene(net))
     monkeypatch.setattr(type(attacker), "attack", lambda self, here: found)
     exact = sum(float((g * d).sum()) for g, d in zip(gradients(net, objective(scene(net))), direction, strict=True))
-    values: list[float] = []
-    for sign in (1, -1):
-        moved = network()
-        with torch.no_grad():
-            for weight, d in zip(moved.parameters(), direction, strict=True):
-                weight.add_(sign * STEP * d)
-        values.append(float(objective(scene(moved)).detach()))
-    assert (values[0] - values[1]) / (2 * STEP) == pytest.approx(exact, rel=1e-4, abs=1e-7)
+    moving = quotient(direction, lambda moved: float(objective(scene(moved)).detach()))
+    assert moving == pytest.approx(exact, rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", CERTIFIED)
@@ -329,14 +332,8 @@ def test_grad_align_differentiates_one_gradient_or_both(both: bool) -> None:
     assert float(found.detach()) == pytest.approx(value(network(), network()), abs=1e-12)
     direction = gradients(net, found)
     length = float(torch.cat([d.flatten() for d in direction]).norm())
-    values: list[float] = []
-    for sign in (1, -1):
-        moved = network()
-        with torch.no_grad():
-            for weight, d in zip(moved.parameters(), direction, strict=True):
-                weight.add_(sign * STEP * d / length)
-        values.append(value(moved, network()))
-    assert (values[0] - values[1]) / (2 * STEP) == pytest.approx(length, rel=1e-4)
+    moving = quotient([d / length for d in direction], lambda moved: value(moved, network()))
+    assert moving == pytest.approx(length, rel=1e-4)
 
 
 # ---------------------------------------------------------------- fusion

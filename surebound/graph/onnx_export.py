@@ -23,6 +23,7 @@ from torch import Tensor
 
 from surebound.errors import InvalidGraph, UnsupportedOp, UsageError
 from surebound.graph.ir import Graph, Node, evaluate
+from surebound.graph.names import taken
 from surebound.graph.original import TOLERANCE, OnnxOriginal, largest_difference, open_session
 from surebound.graph.passes import drop_unused, sink_reshapes
 
@@ -50,9 +51,9 @@ def serialised(graph: Graph) -> bytes:
     public = sink_reshapes(published(graph))
     writer = Writer(public, unbatched_values(public))
     for name, node in zip(graph.inputs, public.inputs, strict=True):
-        writer.names[node] = writer.unique(name)
+        writer.names[node] = taken(name, writer.used)
     for name, node in zip(graph.outputs, public.outputs, strict=True):
-        writer.outputs.append((writer.unique(name), node))
+        writer.outputs.append((taken(name, writer.used), node))
     for name, node in writer.outputs:
         writer.names.setdefault(node, name)
     for node in public.nodes:
@@ -149,19 +150,10 @@ class Writer:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
 
-    def unique(self, wanted: str) -> str:
-        """`wanted`, or with a number appended when it is taken."""
-        name, count = wanted, 1
-        while name in self.used:
-            count += 1
-            name = f"{wanted}.{count}"
-        self.used.add(name)
-        return name
-
     def name(self, node: str) -> str:
         """The ONNX name of a node's value; numbers become an initialiser at their first use."""
         if node not in self.names:
-            self.names[node] = self.unique(node)
+            self.names[node] = taken(node, self.used)
             if node in self.numbers:
                 array = self.numbers[node].detach().cpu().numpy()
                 self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), self.names[node]))
@@ -169,7 +161,7 @@ class Writer:
 
     def number(self, wanted: str, array: Any) -> str:
         """A further initialiser."""
-        name = self.unique(wanted)
+        name = taken(wanted, self.used)
         self.tensors.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
@@ -188,7 +180,7 @@ class Writer:
 
     def part(self, node: Node, op: str, inputs: Sequence[str], **attrs: Any) -> str:
         """An ONNX node on the way to the value of `node`."""
-        return self.emit(op, inputs, self.unique(f"{node.name}.{op.lower()}"), **attrs)
+        return self.emit(op, inputs, taken(f"{node.name}.{op.lower()}", self.used), **attrs)
 
     def lifted(self, node: Node, rank: int) -> list[str]:
         """The operands' names; batched ones get leading axes of size 1 up to that per-sample rank."""

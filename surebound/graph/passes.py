@@ -11,6 +11,7 @@ from typing import Any
 from surebound.errors import UnsupportedOp
 from surebound.graph.check import check
 from surebound.graph.ir import SOURCES, Graph, Node
+from surebound.graph.names import taken
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -113,15 +114,6 @@ class Rewriting:
     made: dict[tuple[str, Shape], Node] = field(default_factory=dict)
     emitted: set[str] = field(default_factory=set)
 
-    def unique(self, wanted: str) -> str:
-        """`wanted`, or with a number appended when it is taken."""
-        name, count = wanted, 1
-        while name in self.used:
-            count += 1
-            name = f"{wanted}.{count}"
-        self.used.add(name)
-        return name
-
     def append(self, node: Node) -> Node:
         """Add a node."""
         self.nodes.append(node)
@@ -134,7 +126,7 @@ class Rewriting:
             return base
         if (base.name, shape) not in self.made:
             own = label is not None and label.shape == shape and label.name not in self.emitted
-            name = label.name if own and label is not None else self.unique(f"{base.name}.view")
+            name = label.name if own and label is not None else taken(f"{base.name}.view", self.used)
             origin = base.origin if label is None else label.origin
             node = Node(name, "reshape", (base.name,), {"shape": shape}, shape, base.batched, origin)
             self.made[base.name, shape] = self.append(node)
@@ -290,7 +282,7 @@ class Expansion:
 
     def emit(self, op: str, operands: Sequence[Node], shape: Shape, attrs: Mapping[str, Any] | None = None) -> Node:
         """Append a node named `<node>.<op>`."""
-        name = self.new.unique(f"{self.node.name}.{op}")
+        name = taken(f"{self.node.name}.{op}", self.new.used)
         inputs = tuple(operand.name for operand in operands)
         batched = any(operand.batched for operand in operands)
         return self.new.append(Node(name, op, inputs, attrs or {}, shape, batched, self.node.origin))
