@@ -19,6 +19,12 @@ def share(index: Tensor) -> Tensor:
     return index[dist.get_rank() % len(index) :: count]
 
 
+def weight(index: Tensor) -> float:
+    """What this process's mean over its images counts in the mean over the processes, so that images count alike."""
+    count = workers()
+    return len(share(index)) * count / max(count, len(index))
+
+
 def average(network: nn.Module) -> None:
     """Replace every gradient, and the running statistics of norms, by the mean over the processes."""
     count = workers()

@@ -17,7 +17,7 @@ from surebound.data.dataset import Part, in_unit
 from surebound.errors import DataError, UsageError
 from surebound.training.averaging import Averaging
 from surebound.training.checkpoint import Checkpoint, State
-from surebound.training.distributed import average, mean, share, workers
+from surebound.training.distributed import average, mean, share, weight, workers
 from surebound.training.objectives.objective import Objective
 from surebound.training.radii import Fixed, Radii
 from surebound.training.scene import Scene
@@ -132,6 +132,7 @@ def train(
             with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own generator
                 torch.default_generator.manual_seed(-1 - generator.initial_seed())
                 loss = objective(Scene(trainee, images, labels, radius.eps, run.eps, generator))
+            loss = loss * weight(index)
             value = mean(loss.detach())
             if not math.isfinite(value):
                 raise UsageError(f"the training loss is {value} in epoch {number}; lower the learning rate")
