@@ -53,9 +53,9 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(args.threads)
     keep_memory()  # as `surebound train` does
     objective, classes = CASES[name]
-    network = cnn7(width=args.width, classes=classes).train()
+    network = cnn7(width=args.width, classes=classes).train().to(memory_format=torch.channels_last)
     random = torch.Generator().manual_seed(0)
-    images = torch.rand(args.batch, 3, 32, 32, generator=random)
+    images = torch.rand(args.batch, 3, 32, 32, generator=random).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(classes, (args.batch,), generator=random)
     trainee = Trainee(network, images)
     if name.partition(",")[0] != "plain":

@@ -20,6 +20,12 @@ from surebound.ops.record import Lines
 Optional = Tensor | None
 
 
+def stored(value: Tensor, like: Tensor) -> Tensor:
+    """A value with its axes from the third on in the order in which `like` lies in memory, so that merging is free."""
+    order = sorted(range(2, like.dim()), key=lambda axis: -like.stride(axis))
+    return value.permute(0, 1, *order)
+
+
 def spread(value: Tensor, like: Tensor) -> Tensor:
     """A value that broadcasts over the support of `like`, with one axis for all entries: [G or 1, S or 1, n]."""
     if value.shape[2:] != like.shape[2:]:
@@ -30,6 +36,12 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
 def collected(value: Tensor, like: Tensor) -> Tensor:
     """The transpose of broadcasting `like`: sums over what it was repeated along."""
     return value.sum_to_size(like.shape)
+
+
+def collect(value: Tensor, into: Tensor) -> None:
+    """Add a value to what was repeated along its axes, both read as the value lies in memory."""
+    into = stored(into, value)
+    into.add_(collected(stored(value, value), into))
 
 
 def positive(a: Tensor) -> Tensor:
@@ -44,14 +56,15 @@ class Relaxed(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, ls: Tensor, li: Optional, us: Tensor, ui: Optional) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(a, ls, li, us, ui)
         a = a.expand(torch.broadcast_shapes(a.shape, ls.shape, us.shape))
-        out, constant = a.new_empty(a.shape), a.new_zeros(a.shape[:2])
+        out, constant = torch.empty_like(a), a.new_zeros(a.shape[:2])
         for at in cached(a):
             # at every entry one of the halves is zero, so nothing below rounds twice
             here = a[at]
             up, down = torch.clamp(here, min=0, out=out[at]), here.clamp(max=0)
             for half, intercept in ((up, li), (down, ui)):
                 if intercept is not None:
-                    constant[at] += contract(merged(half, 2), spread(cut(intercept, at), here))
+                    price = spread(stored(cut(intercept, at), half), stored(here, half))
+                    constant[at] += contract(merged(stored(half, half), 2), price)
             up.mul_(cut(ls, at)).addcmul_(down, cut(us, at))
         return out, constant
 
@@ -81,9 +94,9 @@ class Relaxed(torch.autograd.Function):
                     continue
                 taken = here.clamp(max=0) if half else here.clamp(min=0)
                 if of_slope is not None:
-                    cut(of_slope, at).add_(collected(of_out * taken, cut(of_slope, at)))
+                    collect(of_out * taken, cut(of_slope, at))
                 if of_intercept is not None:
-                    cut(of_intercept, at).add_(collected(taken.mul_(of_constant), cut(of_intercept, at)))
+                    collect(taken.mul_(of_constant), cut(of_intercept, at))
         return None if of_a is None else collected(of_a, narrow), *of_lines
 
 

@@ -107,6 +107,7 @@ def train(
     if len(data) == 0:
         raise DataError("there are no training images")
     trainee = Trainee(network, shown(data.images[:1], augment, drawn(run.seed, 0)))
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = optimiser_of(groups, run)
     base = [float(group["lr"]) for group in optimiser.param_groups]
     sizes = batch_sizes(len(data), run.batch)
@@ -157,6 +158,7 @@ def train(
         if checkpoint is not None:
             checkpoint.save(state)
     state.restore()
+    network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     return tuple(state.epochs)
 
 
@@ -180,8 +182,12 @@ def require_moments(trainee: Trainee, sizes: Sequence[int]) -> None:
 
 
 def shown(images: Tensor, augment: Callable[[Tensor, torch.Generator], Tensor] | None, by: torch.Generator) -> Tensor:
-    """Images as the network is given them in training: changed at random, as numbers in [0, 1]."""
-    return in_unit(images if augment is None else augment(images, by))
+    """Images as the network is given them in training: changed at random, as numbers in [0, 1].
+
+    Channels lie next to each other in memory, as do those of the weights: convolutions are a third faster so.
+    """
+    images = in_unit(images if augment is None else augment(images, by))
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
 def better(epoch: Epoch, earlier: Sequence[Epoch], run: Run) -> bool:
