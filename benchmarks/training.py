@@ -51,7 +51,7 @@ def memory(line: str) -> float:
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     """Seconds per step, and MB that the first step added to the peak."""
     torch.set_num_threads(args.threads)
-    keep_memory()  # as `surebound train` does
+    keep_memory()  # this, and channels last, as `surebound train` does
     objective, classes = CASES[name]
     network = cnn7(width=args.width, classes=classes).train().to(memory_format=torch.channels_last)
     random = torch.Generator().manual_seed(0)

@@ -100,7 +100,6 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
         Checkpoint(out),
         watch.stepped,
     )
-    network.cpu()
     summary = {"recipe": recipe, "validation": measures(watch.trainee, kept, recipe), "epochs": len(epochs)}
     if first():
         finish(folder, made, network, summary, example(recipe, part))

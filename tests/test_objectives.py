@@ -26,11 +26,11 @@ from surebound.regions import Box
 from surebound.training import fusion
 from surebound.training.balls import Ball, Chords, Dense, Relu
 from surebound.training.fusion import differences, fused
-from surebound.training.objectives import OBJECTIVES, TERMS
+from surebound.training.objectives import OBJECTIVES, TERMS, regularisers
 from surebound.training.objectives.adversarial import Pgd, grad_align
 from surebound.training.objectives.distill import Distilled
 from surebound.training.objectives.objective import of_margins
-from surebound.training.objectives.regularisers import NrsLoss, NrsReleased, Plus, RsLoss
+from surebound.training.objectives.regularisers import NrsLoss, NrsReleased, Plus, RsLoss, stable
 from surebound.training.objectives.standard import Standard
 from surebound.training.scene import Scene, images_within, margin_rows
 from surebound.training.trainee import Trainee
@@ -438,6 +438,34 @@ def test_scales_get_no_gradient_from_nrs_but_some_from_the_released_form() -> No
         net = network()
         found = torch.autograd.grad(loss(scene(net)), [net.norm.weight], allow_unused=True)[0]  # pyright: ignore[reportAttributeAccessIssue]
         assert (found is None or not bool(found.any())) == expected
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_nrs_has_the_difference_quotient_of_what_it_does_not_hold_fixed(
+    released: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held fixed: the scales, also in the bounds, and the moments; in the released form the denominators only."""
+    loss, scales = (NrsReleased() if released else NrsLoss()), list[Tensor | None]()
+
+    def noted(ends: Any, scale: Tensor | None, tiny: float) -> Tensor:
+        scales.append(None if scale is None else scale.detach().clone())
+        return stable(ends, scale, tiny)
+
+    monkeypatch.setattr(regularisers, "stable", noted)
+    net, here = network(), scene(network())
+    moments = {name: value.detach() for name, value in here.moments.items()}
+    direction = gradients(net, loss(scene(net)))
+    length = float(torch.cat([d.flatten() for d in direction]).norm())
+
+    def value(moved: nn.Module) -> float:
+        order = iter(scales)
+        monkeypatch.setattr(regularisers, "stable", lambda ends, scale, tiny: stable(ends, next(order), tiny))
+        there = scene(moved)
+        if not released:
+            there._given, there._moments = {}, moments
+        return float(loss(there).detach())
+
+    assert quotient([d / length for d in direction], value) == pytest.approx(length, rel=1e-4)
 
 
 def test_full_radius_or_the_scheduled_one() -> None:

@@ -95,7 +95,10 @@ def load_dataset(
         raise UsageError(f"validation must be a share of the training images, at least 0 and below 1, got {validation}")
     raw, test = _raw(name, data_dir, "train", images), _raw(name, data_dir, "test")
     if not 0 <= images <= len(raw.labels):
-        raise DataError(f"{name}: {images} training images are asked for, there are {len(raw.labels)}")
+        raise DataError(
+            f"{name}: {images} training images are asked for, there are {len(raw.labels)}; ask for at most that "
+            "many (0 for all), or put the other files there (docs/data.md)"
+        )
     labels = torch.from_numpy(raw.labels[: images or None])
     train, kept = np.arange(len(labels)), np.arange(0)
     if validation:
