@@ -39,8 +39,9 @@ from surebound.reports.table import Table
 from surebound.runs import Recipe, RunFolder
 from surebound.search.verdict import Verified
 from surebound.search.verify import VerifyConfig, verify
-from surebound.sparsify.criteria.instability import activations, instability, unstable
-from surebound.sparsify.criteria.significance import gradient_significance
+from surebound.sparsify.basis import Basis
+from surebound.sparsify.criteria.instability import Unstable, activations, unstable
+from surebound.sparsify.criteria.significance import Gap
 from surebound.sparsify.graft import graft, grafting_groups, prune_neurons
 from surebound.sparsify.select import Selection, select
 from surebound.training.loop import Epoch, Group, Run, train
@@ -239,8 +240,8 @@ def choose_neurons(stage: Stage, network: nn.Module) -> Selection:
     """Often unstable and rarely significant neurons, by training images."""
     stage.say("choosing the neurons to graft")
     data = stage.data.train.first(stage.config.criterion_images)
-    significance = gradient_significance(network, data)
-    return select(significance, instability(network, data.images, stage.config.eps), stage.config.ratio)
+    basis = Basis(data, stage.config.eps)
+    return select(Gap()(network, basis), Unstable()(network, basis), stage.config.ratio)
 
 
 def save(stage: Stage, name: str, network: nn.Module) -> Graph:

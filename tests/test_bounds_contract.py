@@ -297,6 +297,15 @@ def test_leaving_out_what_is_zero_changes_nothing(method: str, net: str, monkeyp
             torch.testing.assert_close(other, one, rtol=0, atol=slack_of(one))
 
 
+@each_net
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_of_zeros_is_bounded_by_zero(method: str, net: str) -> None:
+    """There is nothing to optimise in it; instability is measured so."""
+    query = query_of(net, "box")
+    found = METHODS[method].bound(replace(query, spec=torch.zeros_like(query.spec[:, :1])))
+    assert bool((found.lower == 0).all())
+
+
 def test_constants_other_than_zero_are_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where max(x, c) is surely c its lines have no slope, but a value."""
     b = Builder(3)

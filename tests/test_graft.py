@@ -18,8 +18,9 @@ from surebound.nets.small import digits_cnn
 from surebound.properties import robust
 from surebound.runs import Recipe, RunFolder, load_network
 from surebound.search.verify import VerifyConfig, verify
-from surebound.sparsify.criteria.instability import activations, image_boxes, instability, unstable
-from surebound.sparsify.criteria.significance import gradient_significance
+from surebound.sparsify.basis import Basis
+from surebound.sparsify.criteria.instability import Unstable, activations, image_boxes, unstable
+from surebound.sparsify.criteria.significance import Gap
 from surebound.sparsify.graft import GraftedReLU, graft, grafting_groups, prune_neurons
 from surebound.sparsify.select import dense_rank, select
 from surebound.sparsify.sites import relu_sites
@@ -166,6 +167,11 @@ def test_a_fully_grafted_network_is_proven_without_any_split() -> None:
 # ---------------------------------------------------------------- criteria
 
 
+def instability(network: nn.Module, pixels: Tensor, eps: float) -> dict[str, Tensor]:
+    none = torch.zeros(len(pixels), dtype=torch.long)
+    return Unstable("crown")(network, Basis(Part(pixels, none, none), eps))
+
+
 def part_of(count: int) -> Part:
     generator = torch.Generator().manual_seed(5)
     return Part(images(count, 5), torch.randint(10, (count,), generator=generator), torch.arange(count))
@@ -174,25 +180,25 @@ def part_of(count: int) -> Part:
 def test_significance_is_the_mean_absolute_gradient_of_each_sample_alone() -> None:
     network = small_cnn().eval()
     data = part_of(7)
-    found = gradient_significance(network, data)
+    found = Gap()(network, Basis(data))
     expected = torch.zeros(3, 4, 4)
     for image, label in zip(data.images, data.labels, strict=True):
         z = network[:4](image.unsqueeze(0)).detach().requires_grad_(True)
         loss = F.cross_entropy(network[4:](z), label.unsqueeze(0))
         expected += torch.autograd.grad(loss, z)[0][0].abs() / 7
     assert list(found) == ["2", "4", "7"]
-    assert torch.allclose(found["4"], expected, atol=1e-7)
+    assert torch.allclose(found["4"].float(), expected, atol=1e-7)
 
 
 def test_significance_does_not_depend_on_the_batch_size_or_on_in_place_activations() -> None:
     data = part_of(150)
     network = small_cnn().eval()
-    halves = [gradient_significance(network, data.take(torch.arange(a, b))) for a, b in ((0, 50), (50, 150))]
-    whole = gradient_significance(network, data)
+    halves = [Gap()(network, Basis(data.take(torch.arange(a, b)))) for a, b in ((0, 50), (50, 150))]
+    whole = Gap()(network, Basis(data))
     for module in network:
         if isinstance(module, nn.ReLU):
             module.inplace = True
-    inside = gradient_significance(network, data)
+    inside = Gap()(network, Basis(data))
     for name, values in whole.items():
         assert torch.allclose(values, (50 * halves[0][name] + 100 * halves[1][name]) / 150, atol=1e-6)
         assert torch.allclose(values, inside[name], atol=1e-7)
@@ -200,7 +206,7 @@ def test_significance_does_not_depend_on_the_batch_size_or_on_in_place_activatio
 
 def test_significance_needs_images() -> None:
     with pytest.raises(DataError, match="there are none"):
-        gradient_significance(small_cnn(), part_of(3).first(0))
+        Gap()(small_cnn(), Basis(part_of(3).first(0)))
 
 
 def test_instability_counts_the_images_whose_box_crosses_zero() -> None:

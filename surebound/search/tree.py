@@ -102,6 +102,12 @@ class Forest:
             torch.from_numpy(sign),
         )
 
+    def splits(self, roots: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """What was split below some roots: by the name of the node the flat positions, one for each split."""
+        rows = np.flatnonzero(np.isin(self["root"], roots) & (self["parent"] >= 0) & (self["sign"] < 0))
+        nodes, index = self["node"][rows], self["index"][rows].astype(np.int64)
+        return {self.names[node]: index[nodes == node] for node in np.unique(nodes)}
+
     def tree(self, root: int, root_bound: str) -> Tree:
         """The tree of one root, renumbered."""
         rows = np.flatnonzero(self["root"] == root)

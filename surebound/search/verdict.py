@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from surebound.search.tree import Tree
 from surebound.witness import Witness
 
@@ -53,7 +56,8 @@ class Outcome:
     """What `verify` answers for one property.
 
     nodes: sub-problems bounded. engine: what decided it. seconds: wall time by stage ("attack", "bound",
-    "search"). charged: this instance's share of the batches it took part in, in seconds.
+    "search"). charged: this instance's share of the batches it took part in, in seconds. splits: by the name of the
+    node whose value was split the flat positions, one for each split.
     """
 
     verdict: Verdict
@@ -61,3 +65,4 @@ class Outcome:
     engine: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     charged: float = 0.0
+    splits: Mapping[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)

@@ -148,7 +148,8 @@ def verify(
     def tell(finished: NDArray[np.bool_]) -> None:
         for p in np.flatnonzero(finished).tolist():
             if p not in outcomes:
-                outcomes[p] = run.ledger.outcome(p, verdict_of(run, forest, p))
+                outcome = run.ledger.outcome(p, verdict_of(run, forest, p))
+                outcomes[p] = replace(outcome, splits=forest.splits(np.flatnonzero(run.ledger.prop_of == p)))
                 if decided is not None:
                     decided(p, outcomes[p])
 

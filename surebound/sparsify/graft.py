@@ -42,6 +42,10 @@ class GraftedReLU(nn.Module):
         return f"{int(self.mask.sum())} of {self.mask.numel()} neurons grafted"
 
 
+ACTIVATIONS = (nn.ReLU, GraftedReLU)
+"""Modules whose neurons criteria look at."""
+
+
 def graft(network: Network, masks: Masks, slope: float = 0.4, intercept: float = 0.0) -> Network:
     """A copy of the network whose ReLUs named by `masks` are grafted where their mask is true.
 

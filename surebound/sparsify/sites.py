@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,37 +15,40 @@ from surebound.errors import UsageError
 Masks = Mapping[str, Tensor]
 """One bool tensor per site, shaped like one sample's pre-activation."""
 
+Place = Literal["before", "behind"]
+"""In front of an activation, or what it answers."""
+
 
 @contextmanager
-def recorded(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[dict[str, Tensor]]:
-    """Within the context, forward passes fill the dict: site name -> its latest pre-activation [B, *shape].
+def recorded(
+    network: nn.Module, kinds: tuple[type[nn.Module], ...], place: Place = "before"
+) -> Iterator[dict[str, Tensor]]:
+    """Within the context, forward passes fill the dict: site name -> its latest value [B, *shape] at the place.
 
     Sites stand in the order in which they run. Raises UsageError when a site runs twice in one pass.
     """
     found: dict[str, Tensor] = {}
 
-    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
-        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-            if name in found:
-                raise UsageError(
-                    f"the activation module '{name}' runs more than once per forward pass, so its neurons are not "
-                    "one set; give each place an activation module of its own"
-                )
-            found[name] = inputs[0]
-            return inputs[0].clone()
+    def note(name: str, value: Tensor) -> Tensor:
+        if name in found:
+            raise UsageError(
+                f"the activation module '{name}' runs more than once per forward pass, so its neurons are not "
+                "one set; give each place an activation module of its own"
+            )
+        found[name] = value
+        return value.clone()  # an activation may work in place
 
-        return note
+    def noting(name: str, module: nn.Module) -> Callable[[], None]:
+        if place == "before":
+            return module.register_forward_pre_hook(lambda part, inputs: note(name, inputs[0])).remove
+        return module.register_forward_hook(lambda part, inputs, output: note(name, output)).remove  # pyright: ignore
 
-    hooks = [
-        module.register_forward_pre_hook(noting(name))
-        for name, module in network.named_modules()
-        if isinstance(module, kinds)
-    ]
+    removals = [noting(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
     try:
         yield found
     finally:
-        for hook in hooks:
-            hook.remove()
+        for remove in removals:
+            remove()
 
 
 def relu_sites(

@@ -22,7 +22,8 @@ from surebound.attacks.adversarial import evaluating
 from surebound.bounds.plan import Plan, plan
 from surebound.errors import UsageError
 from surebound.graph.check import check
-from surebound.graph.ir import Graph, Node
+from surebound.graph.ir import Graph, Node, evaluate
+from surebound.graph.passes import drop_unused
 from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
 
@@ -83,6 +84,20 @@ def fold_norms(graph: Graph) -> tuple[Graph, tuple[Fold, ...]]:
     return check(graph.with_nodes(list(nodes.values()))), tuple(folds)
 
 
+def settled(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """The graph with parameters in the place of what is computed from parameters alone (masked weights), and their
+    names, so that it is computed once per step.
+    """
+    made = {node.name for node in graph if not node.batched and node.op != "parameter"}
+    read = tuple(dict.fromkeys(name for node in graph if node.batched for name in node.inputs if name in made))
+    nodes = [
+        replace(node, op="parameter", inputs=(), attrs={}) if node.name in read else node
+        for node in graph
+        if node.name not in made or node.name in read
+    ]
+    return drop_unused(graph.with_nodes(nodes)), read
+
+
 class MeanAndVariance(torch.autograd.Function):
     """x [B, C, ...] -> mean and biased variance per channel, [C] each.
 
@@ -117,10 +132,20 @@ class Trainee:
         self.norms = {name: part for name, part in network.named_modules() if isinstance(part, _BatchNorm)}
 
     @cached_property
-    def source(self) -> Graph:
+    def traced(self) -> Graph:
         """The network as it is traced, in evaluation mode; raises what `trace` does."""
         with evaluating(self.network):
             return prepare(trace(self.network, self.example))
+
+    @cached_property
+    def settled(self) -> tuple[Graph, tuple[str, ...]]:
+        """The same with masked weights as parameters, and the names of those."""
+        return settled(self.traced)
+
+    @property
+    def source(self) -> Graph:
+        """The network that norms are folded in."""
+        return self.settled[0]
 
     @cached_property
     def rewritten(self) -> tuple[Graph, tuple[Fold, ...]]:
@@ -161,7 +186,8 @@ class Trainee:
                 f"the norm of '{self.shared[0]}' stands in several places of the network, so a batch has no one mean "
                 "for it; give each place a norm of its own"
             )
-        values = {**self.source.values(next(self.network.parameters()).dtype), **moments}
+        values = {**self.traced.values(next(self.network.parameters()).dtype), **moments}
+        values |= evaluate(self.traced, values, {}, self.settled[1])
         values.update({name: values[name].detach() for name in fixed})
         for fold in self.rewritten[1]:
             values.update(fold.folded(values))

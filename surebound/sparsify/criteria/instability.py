@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from surebound.attacks.adversarial import evaluating, require_radius
-from surebound.bounds.crown import Crown
+from surebound.bounds.alpha import AlphaCrown
+from surebound.bounds.crown import Crown, Ibp
 from surebound.bounds.query import Method, Query
+from surebound.data.dataset import in_unit
 from surebound.errors import UsageError
 from surebound.graph.ir import Graph, Node
 from surebound.graph.torch_export import trace
 from surebound.regions import Box
-from surebound.sparsify.graft import GraftedReLU
+from surebound.sparsify.basis import Basis
+from surebound.sparsify.graft import ACTIVATIONS
 from surebound.sparsify.sites import relu_sites
 
 BATCH = 64
 """Images per bounding pass."""
+
+BOUNDS: Mapping[str, Callable[[], Method]] = MappingProxyType(
+    {"ibp": Ibp, "crown": Crown, "alpha-crown": lambda: AlphaCrown(intermediates="optimised")}
+)
+"""How pre-activations are bounded."""
 
 
 def image_boxes(images: Tensor, eps: float) -> Box:
@@ -35,10 +46,10 @@ def activations(graph: Graph) -> list[Node]:
 def unstable(graph: Graph, images: Tensor, eps: float, method: Method | None = None) -> list[Tensor]:
     """For each activation of `activations(graph)` bool [B, *shape]: l < 0 < u and not grafted.
 
-    l, u: the boxes with which `method` (default CROWN with IBP intermediates) bounds the pre-activations while
-    images [B, ...] move by eps in the l-infinity norm within [0, 1].
+    l, u: the boxes with which `method` (default IBP) bounds the pre-activations while images [B, ...] move by eps in
+    the l-infinity norm within [0, 1].
     """
-    chosen = Crown(intermediates="ibp") if method is None else method
+    chosen = Ibp() if method is None else method
     params = graph.values(images.dtype, images.device)
     spec = torch.zeros(1, 1, *graph.output.shape, dtype=images.dtype, device=images.device)
     nodes = activations(graph)
@@ -54,20 +65,32 @@ def unstable(graph: Graph, images: Tensor, eps: float, method: Method | None = N
     return [torch.cat(flags) for flags in found]
 
 
-def instability(network: nn.Module, images: Tensor, eps: float, method: Method | None = None) -> dict[str, Tensor]:
-    """Per ReLU site the fraction of images [B, ...] on which each neuron is unstable, see `unstable`.
+def by_site(network: nn.Module, graph: Graph, example: Tensor, values: list[Tensor]) -> dict[str, Tensor]:
+    """One tensor per activation of the graph [*shape], by the names of the network's ReLU modules.
 
-    eps is in the units of the pixels. Raises UsageError when ReLUs of the network are not modules.
+    Raises UsageError when ReLUs of the network are not modules.
     """
-    sites = relu_sites(network, images[:1], (nn.ReLU, GraftedReLU))
-    with evaluating(network):
-        graph = trace(network, images[:1])
-        flags = unstable(graph, images, eps, method)
+    sites = relu_sites(network, example, ACTIVATIONS)
     if [math.prod(shape) for shape in sites.values()] != [node.numel for node in activations(graph)]:
         raise UsageError(
-            f"the network has {len(sites)} ReLU modules ({', '.join(sites)}) and {len(flags)} ReLUs in its graph; "
+            f"the network has {len(sites)} ReLU modules ({', '.join(sites)}) and {len(values)} ReLUs in its graph; "
             "use nn.ReLU() modules everywhere, one per place"
         )
-    return {
-        name: flag.double().mean(0).reshape(shape) for (name, shape), flag in zip(sites.items(), flags, strict=True)
-    }
+    return {name: value.reshape(shape) for (name, shape), value in zip(sites.items(), values, strict=True)}
+
+
+@dataclass(frozen=True)
+class Unstable:
+    """The fraction of images on which l < 0 < u; bounds: "ibp", "crown" or "alpha-crown"."""
+
+    bounds: str = "ibp"
+
+    def __post_init__(self) -> None:
+        if self.bounds not in BOUNDS:
+            raise UsageError(f"instability is told by the bounds {', '.join(BOUNDS)}, not by '{self.bounds}'")
+
+    def __call__(self, network: nn.Module, basis: Basis) -> dict[str, Tensor]:
+        with evaluating(network):
+            graph = trace(network, basis.example)
+            flags = unstable(graph, in_unit(basis.data.images), basis.eps, BOUNDS[self.bounds]())
+        return by_site(network, graph, basis.example, [flag.double().mean(0) for flag in flags])
