@@ -300,10 +300,20 @@ def test_leaving_out_what_is_zero_changes_nothing(method: str, net: str, monkeyp
 @each_net
 @pytest.mark.parametrize("method", METHODS)
 def test_a_row_of_zeros_is_bounded_by_zero(method: str, net: str) -> None:
-    """There is nothing to optimise in it; instability is measured so."""
+    """There is nothing to optimise in it."""
     query = query_of(net, "box")
     found = METHODS[method].bound(replace(query, spec=torch.zeros_like(query.spec[:, :1])))
     assert bool((found.lower == 0).all())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bounds_are_the_same_where_nobody_wants_gradients(method: str) -> None:
+    query = query_of("conv", "box")
+    expected = METHODS[method].bound(query)
+    with torch.no_grad():
+        found = METHODS[method].bound(query)
+    assert torch.equal(found.lower, expected.lower)
+    assert all(torch.equal(box.lower, expected.boxes[name].lower) for name, box in found.boxes.items())
 
 
 def test_constants_other_than_zero_are_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

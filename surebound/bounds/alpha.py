@@ -143,7 +143,8 @@ def climbed(
         if last_step or not lower.requires_grad or (due and not bool(open_rows.any())):
             record.leave(walked, work)
             break
-        work.climb(torch.where(open_rows, lower, torch.zeros_like(lower)), rates)
+        with torch.enable_grad():  # whoever asks for bounds may not want gradients
+            work.climb(torch.where(open_rows, lower, torch.zeros_like(lower)), rates)
         fewer = narrower(open_rows) if due else None
         if fewer is not None:
             record.leave(walked, work)

@@ -150,9 +150,7 @@ class Work:
         return Face(frame, low, high, free)
 
     def climb(self, lower: Tensor, rates: Rates) -> None:
-        """One step up the sum of `lower` for everything that moves; none where nothing of it does (rows of zeros)."""
-        if not lower.requires_grad:
-            return
+        """One step up the sum of `lower` for everything that moves."""
         faces = [face for face in self.faces.values() if face.free.requires_grad]
         moving = [value for value in (self.beta, self.logits) if value is not None and value.requires_grad]
         slopes = iter(torch.autograd.grad(lower.sum(), [*(face.free for face in faces), *moving], allow_unused=True))
