@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from surebound.errors import ModelError, UsageError
+from surebound.nets.grafted import GraftedReLU
 from surebound.nets.table import find_network
-from surebound.sparsify.graft import GraftedReLU, graft
+from surebound.sparsify.graft import graft
 
 SCHEMA = 1
 HOME = "surebound.nets."

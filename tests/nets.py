@@ -222,6 +222,16 @@ def graft(seed: int = 0) -> Graph:
     return b.graph(b.linear(x, 3))
 
 
+def gate(seed: int = 0) -> Graph:
+    """Neurons between ReLU and line."""
+    b = Builder(seed)
+    x = b.input(4)
+    for _ in range(2):
+        line = (b.param(b.rand(5)), b.param(b.randn(5) * 0.6), b.param(b.randn(5) * 0.3))
+        x = b.op("gate", b.linear(x, 5), *line)
+    return b.graph(b.linear(x, 3))
+
+
 def merged(seed: int = 0) -> Graph:
     """A maximum in its expanded form: b + relu(a - b)."""
     b = Builder(seed)
@@ -270,6 +280,7 @@ NETS: dict[str, Callable[[int], Graph]] = {
     "scaled": scaled,
     "matmul": matmul,
     "graft": graft,
+    "gate": gate,
     "merged": merged,
     "floors": floors,
     "scalar": scalar,

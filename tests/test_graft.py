@@ -14,6 +14,7 @@ from surebound.bounds.query import Query
 from surebound.data.dataset import Part
 from surebound.errors import DataError, ModelError, UsageError
 from surebound.graph.torch_export import trace
+from surebound.nets.grafted import GraftedReLU
 from surebound.nets.small import digits_cnn
 from surebound.properties import robust
 from surebound.runs import Recipe, RunFolder, load_network
@@ -21,7 +22,7 @@ from surebound.search.verify import VerifyConfig, verify
 from surebound.sparsify.basis import Basis
 from surebound.sparsify.criteria.instability import Unstable, activations, image_boxes, unstable
 from surebound.sparsify.criteria.significance import Gap
-from surebound.sparsify.graft import GraftedReLU, graft, grafting_groups, prune_neurons
+from surebound.sparsify.graft import graft, grafting_groups, prune_neurons
 from surebound.sparsify.select import dense_rank, select
 from surebound.sparsify.sites import relu_sites
 

@@ -256,6 +256,10 @@ SAMPLES: list[Sample] = [
     ),
     Sample("graft", (X, fixed(coin(2, 3)), fixed(randn(2, 3)), fixed(randn(2, 3)))),
     *(
+        Sample("gate", (X, fixed(gate), fixed(randn(2, 3)), fixed(randn(2, 3))))
+        for gate in (torch.tensor([[0.0, 0.3, 1.0], [0.7, 1.6, -0.4]]).double(), torch.tensor(0.5).double())
+    ),
+    *(
         Sample("at_least", (X, fixed(c)))
         for c in (randn(2, 3), randn(3), randn(), torch.tensor([-1e3, 0.1, 1e3]).double())
     ),

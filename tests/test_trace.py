@@ -301,6 +301,16 @@ def test_a_graft_becomes_one_node():
     agree(graph, module, 4)
 
 
+def test_a_gate_becomes_one_node():
+    def gate(m, x):
+        line = x * m.shift + m.w[0]
+        return line + m.shift.clamp(0, 1) * (F.relu(x) - line)
+
+    graph = trace(made(gate), noise(2, 4))
+    assert [node.op for node in graph if node.batched] == ["input", "gate"]
+    agree(graph, made(gate), 4)
+
+
 def test_warnings_and_logs_stay_inside(capfd):
     def decide(m, x):
         return x if x.sum() > 0 else -x

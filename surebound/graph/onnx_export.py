@@ -290,6 +290,14 @@ def write_graft(writer: Writer, node: Node) -> None:
     writer.put(node, "Where", [mask, line, writer.part(node, "Relu", [x])])
 
 
+def write_gate(writer: Writer, node: Node) -> None:
+    """line + gate (relu(x) - line) in standard operators."""
+    x, gate, slope, intercept = writer.fixed(node)
+    line = writer.part(node, "Add", [writer.part(node, "Mul", [x, slope]), intercept])
+    gap = writer.part(node, "Sub", [writer.part(node, "Relu", [x]), line])
+    writer.put(node, "Add", [line, writer.part(node, "Mul", [gate, gap])])
+
+
 def write_max_merge(writer: Writer, node: Node) -> None:
     writer.put(node, "Add", writer.lifted(node, len(node.shape))[:2])
 
@@ -388,6 +396,7 @@ WRITERS: Mapping[str, Callable[[Writer, Node], None]] = MappingProxyType(
         "expand": write_expand,
         "gather": write_gather,
         "graft": write_graft,
+        "gate": write_gate,
         "leaky_relu": write_leaky_relu,
         "linear": write_linear,
         "matmul": write_matmul,

@@ -17,7 +17,8 @@ Shape = tuple[int, ...]
 Pair = tuple[int, int]
 
 UNARY = frozenset({"relu", "leaky_relu", "clip", "sigmoid", "tanh", "neg"})
-ELEMENTWISE = UNARY | {"add", "sub", "mul", "div", "maximum", "minimum", "where", "graft", "max_merge", "at_least"}
+ACTIVATED = frozenset({"graft", "gate", "max_merge", "at_least"})
+ELEMENTWISE = UNARY | ACTIVATED | {"add", "sub", "mul", "div", "maximum", "minimum", "where"}
 """Ops that treat every position alike, apart from broadcasting."""
 
 
@@ -31,8 +32,10 @@ def drop_unused(graph: Graph) -> Graph:
 
 
 def recognise_grafts(graph: Graph) -> Graph:
-    """where(mask, x slope + intercept, relu(x)) becomes one node `graft`, which keeps the name of the where."""
-    nodes = [grafted(graph, node) for node in graph.nodes]
+    """where(mask, x slope + intercept, relu(x)) becomes one node `graft`, which keeps the name of the where, and
+    line + g (relu(x) - line) with line = x slope + intercept a node `gate` with the name of the sum.
+    """
+    nodes = [gated(graph, grafted(graph, node)) for node in graph.nodes]
     return drop_unused(graph.with_nodes(nodes))
 
 
@@ -44,15 +47,38 @@ def grafted(graph: Graph, node: Node) -> Node:
     if line.op != "add" or relu.op != "relu" or mask.batched:
         return node
     (x,) = relu.inputs
-    if graph[x].shape != node.shape:
+    found = line_over(graph, line, x)
+    if graph[x].shape != node.shape or found is None:
         return node
-    for product, intercept in ordered(graph.operands(line)):
+    return replace(node, op="graft", inputs=(x, mask.name, *found))
+
+
+def gated(graph: Graph, node: Node) -> Node:
+    """The gate that a sum computes, or the node itself."""
+    if node.op != "add":
+        return node
+    for line, product in ordered(graph.operands(node)):
+        if line.op != "add" or product.op != "mul":
+            continue
+        for gate, gap in ordered(graph.operands(product)):
+            if gate.batched or gap.op != "sub" or gap.inputs[1] != line.name or graph[gap.inputs[0]].op != "relu":
+                continue
+            (x,) = graph[gap.inputs[0]].inputs
+            found = line_over(graph, line, x)
+            if found is not None and graph[x].shape == node.shape:
+                return replace(node, op="gate", inputs=(x, gate.name, *found))
+    return node
+
+
+def line_over(graph: Graph, node: Node, x: str) -> tuple[str, str] | None:
+    """Slope and intercept where a sum is x slope + intercept, neither of them batched."""
+    for product, intercept in ordered(graph.operands(node)):
         if product.op != "mul" or intercept.batched:
             continue
         for factor, slope in ordered(graph.operands(product)):
             if factor.name == x and not slope.batched:
-                return replace(node, op="graft", inputs=(x, mask.name, slope.name, intercept.name))
-    return node
+                return slope.name, intercept.name
+    return None
 
 
 def ordered(pair: Sequence[Node]) -> tuple[tuple[Node, Node], tuple[Node, Node]]:

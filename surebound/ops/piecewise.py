@@ -1,4 +1,5 @@
-"""Piecewise linear activations: relu, leaky relu, clip, grafted relu, maximum with a constant, and pooling by maximum.
+"""Piecewise linear activations: relu, leaky relu, clip, grafted and gated relu, maximum with a constant, pooling by
+maximum.
 
 Lines are the published ones (CROWN, Zhang et al. 2018): on a box with the kink inside, the chord on the
 far side and any line through the kink with a slope between the pieces' slopes on the near side.
@@ -245,6 +246,58 @@ GRAFT = Relaxation(
 )
 
 
+def gate_forward(site: Site, x: Tensor, gate: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
+    """(1 - g) (slope x + intercept) + g relu(x): a ReLU at g = 1, a line at g = 0 (as in SNL, Cho et al. 2022)."""
+    line = slope * x + intercept
+    return line + gate * (x.clamp(min=0) - line)
+
+
+def gate_interval(site: Site, x: Interval, gate: Interval, slope: Interval, intercept: Interval) -> Interval:
+    """The values at both ends and, where 0 lies between them, at the kink."""
+    given = gate.lower, slope.lower, intercept.lower
+    ends = gate_forward(site, x.lower, *given), gate_forward(site, x.upper, *given)
+    kink = torch.where((x.lower < 0) & (x.upper > 0), (1 - gate.lower) * intercept.lower, ends[0])
+    low, high = torch.minimum(*ends), torch.maximum(*ends)
+    return Interval(torch.minimum(low, kink), torch.maximum(high, kink))
+
+
+def gate_frame(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Frame:
+    """relu's frame; slope and intercept of (1 - g) line, the positive and the negative part of g."""
+    _, gate, slope, intercept = values
+    assert gate is not None and slope is not None and intercept is not None
+    rest = 1 - gate
+    parts = (rest * slope, rest * intercept, gate.clamp(min=0), gate.clamp(max=0))
+    return *two_piece_frame(0.0, 1.0, lower, upper), *(part.expand_as(lower) for part in parts)
+
+
+def gate_lines(site: Site, frame: Frame, free: Tensor) -> Lines:
+    """The line, and g times relu's lines; a negative g exchanges them."""
+    chord, above, _, _, slope, intercept, up, down = frame
+    return Lines(
+        slope + up * free[0] + down * chord,
+        intercept + down * above,
+        slope + up * chord + down * free[0],
+        intercept + up * above,
+    )
+
+
+def gate_loose(site: Site, values: Values, lower: Tensor, upper: Tensor) -> Tensor:
+    gate = values[1]
+    assert gate is not None
+    return (lower < 0) & (upper > 0) & (gate != 0)
+
+
+GATE = Relaxation(
+    gate_frame,
+    gate_lines,
+    lambda site, frame: adaptive(0.0, 1.0, frame),
+    slope_limits,
+    gate_loose,
+    zero_like,
+    exact_split=True,
+)
+
+
 def at_least(site: Site, x: Tensor, c: Tensor) -> Tensor:
     """max(x, c) for a constant c that broadcasts to x."""
     return torch.maximum(x, c)
@@ -303,6 +356,7 @@ PIECEWISE = {
     "leaky_relu": Op(leaky_forward, never, leaky_interval, LEAKY),
     "clip": Op(clip_forward, never, monotone(clip_forward), CLIP),
     "graft": Op(graft_forward, never, graft_interval, GRAFT),
+    "gate": Op(gate_forward, never, gate_interval, GATE),
     "at_least": Op(at_least, never, monotone(at_least), AT_LEAST),
     "max_pool2d": Op(max_pool2d, never, monotone(max_pool2d)),
     "maximum": Op(maximum, never, monotone(maximum)),

@@ -168,6 +168,14 @@ def moved(step: Step, values: Values, x: Ball) -> Ball:
     return Ball(step.op.forward(step.site, x.centre), step.op.forward(step.site, x.radius))
 
 
+def grafted(step: Step, values: Values, x: Ball, shrink: float) -> Ball:
+    """A line where the mask is true, exactly; a ReLU elsewhere."""
+    mask, slope, intercept = (values[name] for name in step.site.node.inputs[1:])
+    relu = Ball(*Relu.apply(x.centre, x.radius, shrink))  # pyright: ignore[reportGeneralTypeIssues]
+    line = Ball(slope * x.centre + intercept, slope.abs() * x.radius)
+    return Ball(*(torch.where(mask, a, b) for a, b in zip(line, relu, strict=True)))
+
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {"conv2d": product, "linear": product, "reshape": moved, "transpose": moved, "avg_pool2d": moved}
 )
@@ -178,13 +186,16 @@ def balls(plan: Plan, values: Values, box: Interval, shrink: float = 1.0) -> dic
     """The ball of every perturbed node of a network with one input, in order.
 
     plan: of the graph; values: of all nodes that nothing perturbs. Differentiable in `values` and `box`.
-    shrink: factor on the upper ends of unstable ReLUs.
+    shrink: factor on the upper ends of unstable ReLUs; grafted neurons are none.
     """
     found = {plan.roots[0]: ball(box)}
     for name, step in plan.steps.items():
         if step.site.node.op == "relu":
             x = found[step.site.node.inputs[0]]
             found[name] = Ball(*Relu.apply(x.centre, x.radius, shrink))  # pyright: ignore[reportGeneralTypeIssues]
+            continue
+        if step.site.node.op == "graft" and not any(step.perturbed[1:]):
+            found[name] = grafted(step, values, found[step.site.node.inputs[0]], shrink)
             continue
         rule = RULES.get(step.site.node.op)
         if rule is not None and step.perturbed[0] and not any(step.perturbed[1:]):

@@ -12,6 +12,7 @@ from surebound.training.objectives.expressive import CcIbp, ExpIbp, MtlIbp, Sabr
 from surebound.training.objectives.regularisers import (
     CrownStability,
     FastIbp,
+    Gates,
     L1Activations,
     L1Scales,
     L1Weights,
@@ -44,6 +45,7 @@ TERMS: Mapping[str, type[Any]] = MappingProxyType(
         "l1-activations": L1Activations,
         "l1-scales": L1Scales,
         "fast-ibp": FastIbp,
+        "gates": Gates,
         "rs": RsLoss,
         "nrs": NrsLoss,
         "nrs-released": NrsReleased,

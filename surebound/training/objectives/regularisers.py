@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surebound.graph.ir import evaluate
+from surebound.nets.grafted import GatedReLU
 from surebound.ops.record import Interval
 from surebound.training.balls import Ball
 from surebound.training.objectives.objective import Objective, require
@@ -57,6 +58,15 @@ class L1Scales:
     def __call__(self, scene: Scene) -> Tensor:
         scales = [norm.weight.abs().sum() for norm in scene.trainee.norms.values() if norm.affine]
         return torch.stack(scales).sum() if scales else scene.images.new_zeros(())
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Mean |gate| over all gated neurons: under it gates close and neurons become lines (SNL, Cho et al. 2022)."""
+
+    def __call__(self, scene: Scene) -> Tensor:
+        gates = [part.gate.abs().flatten() for part in scene.network.modules() if isinstance(part, GatedReLU)]
+        return torch.cat(gates).mean() if gates else scene.images.new_zeros(())
 
 
 @dataclass(frozen=True)
