@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from surebound.data.augment import centred
-from surebound.data.dataset import Part, in_unit
+from surebound.data.dataset import Dataset, Part, in_unit
 from surebound.data.readers import load_dataset
 from surebound.errors import UsageError
 from surebound.graph.torch_export import trace
 from surebound.reports.figures import courses, require_matplotlib
 from surebound.rowfile import claimed, replace_file
 from surebound.runs import Recipe, RunFolder
+from surebound.sparsify.masks import unmasked
 from surebound.training.checkpoint import Checkpoint
 from surebound.training.distributed import first
 from surebound.training.initial import ibp_initial
@@ -28,6 +29,16 @@ from surebound.training.radii import radii_of
 from surebound.training.recipe import Values, objective_of
 from surebound.training.trainee import Trainee
 from surebound.watch import Watch, measures
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What training begins with instead of a fresh network. groups: its parameters with their rates, by the recipe's
+    table `run`, default all at the recipe's rate.
+    """
+
+    network: nn.Module
+    groups: Callable[[nn.Module, Values], Sequence[Group]] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,30 +55,47 @@ def fit(
     out: Path,
     data_dir: Path | None = None,
     say: Callable[[str, int, int], None] | None = None,
+    start: Start | None = None,
 ) -> Fitted:
     """Train by a recipe into the run folder `out`; a run that is there with the same recipe goes on.
 
     say: told words and the steps done of all. Raises UsageError, DataError, ModelError.
     """
     with claimed(out) if first() else nullcontext():
-        return fitted(recipe, out, data_dir, say or (lambda words, done, total: None))
+        return fitted(recipe, out, data_dir, say or (lambda words, done, total: None), start)
 
 
-def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str, int, int], None]) -> Fitted:
+def data_of(recipe: Values, data_dir: Path | None) -> Dataset:
+    """The data of a recipe; training and validation images as bytes."""
+    shares = {"validation": recipe["validation"], "seed": recipe["seed"], "images": recipe["images"]}
+    return load_dataset(recipe["data"], data_dir, **shares, as_bytes=True)
+
+
+def held_out(recipe: Values, data: Dataset, count: int) -> Part:
+    """The first validation images as the network takes them; of the training images where there are none."""
+    kept = (data.validation if len(data.validation) else data.train).first(count)
+    return Part(centred(in_unit(kept.images), recipe["augment"]["size"]), kept.labels, kept.indices)
+
+
+def fresh(recipe: Values, data: Dataset) -> nn.Module:
+    """The network of a recipe before it is trained."""
+    network = network_of(recipe, data).build()
+    require_fit(network, example(recipe, data.train), data.classes)
+    if recipe["run"]["ibp_initial"]:
+        return ibp_initial(network, example(recipe, data.train), recipe["seed"])
+    return network
+
+
+def fitted(
+    recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str, int, int], None], start: Start | None
+) -> Fitted:
     """`fit` in a folder that is ours."""
     require_matplotlib()
-    folder = RunFolder(out)
     say("reading the data", 0, 0)
-    shares = {"validation": recipe["validation"], "seed": recipe["seed"], "images": recipe["images"]}
-    data = load_dataset(recipe["data"], data_dir, **shares, as_bytes=True)
+    data = data_of(recipe, data_dir)
     part = data.train
-    kept = (data.validation if len(data.validation) else data.train).first(recipe["measure"]["images"])
-    kept = Part(centred(in_unit(kept.images), recipe["augment"]["size"]), kept.labels, kept.indices)
-    made = network_of(recipe, data)
-    network = made.build()
-    require_fit(network, kept.images[:1], data.classes)
-    if recipe["run"]["ibp_initial"]:
-        network = ibp_initial(network, example(recipe, part), recipe["seed"])
+    kept = held_out(recipe, data, recipe["measure"]["images"])
+    network = fresh(recipe, data) if start is None else start.network
     settings = recipe["run"]
     eps = recipe["eps"] * recipe["radii"]["scale"]
     per_epoch = len(batch_sizes(len(part), settings["batch"]))
@@ -86,13 +114,14 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
     )
     objective = taught(objective_of(recipe), recipe["teacher"], example(recipe, part), data.classes)
     augment = augment_of(recipe["augment"])
-    same_recipe(folder, recipe)
+    folder = same_settings(out, recipe, Checkpoint(out).path)
     watch = Watch(recipe, folder, kept, Trainee(network, example(recipe, part)), per_epoch, say)
+    groups = (start and start.groups) or all_alike
     epochs = train(
         network,
         part,
         objective,
-        [Group(list(network.parameters()), settings["rate"], settings["weight_decay"])],
+        groups(network, settings),
         run,
         watch.score,
         watch.note,
@@ -102,25 +131,31 @@ def fitted(recipe: Values, out: Path, data_dir: Path | None, say: Callable[[str,
     )
     summary = {"recipe": recipe, "validation": measures(watch.trainee, kept, recipe), "epochs": len(epochs)}
     if first():
-        finish(folder, made, network, summary, example(recipe, part))
+        finish(folder, network_of(recipe, data), network, summary, example(recipe, part))
     return Fitted(network, epochs, summary)
 
 
-def same_recipe(folder: RunFolder, recipe: Values) -> None:
-    """Make the folder, or check that it holds a run of the same recipe; UsageError otherwise.
+def all_alike(network: nn.Module, settings: Values) -> list[Group]:
+    """All parameters at the recipe's rate."""
+    return [Group(list(network.parameters()), settings["rate"], settings["weight_decay"])]
 
-    A run that ended before its first checkpoint leaves nothing to continue, and its folder is made anew.
+
+def same_settings(path: Path, values: Mapping[str, Any], begun: Path) -> RunFolder:
+    """Make a folder, or check that it holds work with the same settings (`recipe.json`); UsageError otherwise.
+
+    Work that ended before the file `begun` was there leaves nothing to continue, and its folder is made anew.
     """
-    text = json.dumps(recipe, sort_keys=True)
-    there = folder.path / "recipe.json"
+    text = json.dumps(values, sort_keys=True)
+    there = path / "recipe.json"
     if there.exists() and there.read_text() == text:
-        return
-    if there.exists() and Checkpoint(folder.path).path.exists():
-        raise UsageError(f"{folder.path} holds a run of another recipe; choose another --out, or delete it")
+        return RunFolder(path)
+    if there.exists() and begun.exists():
+        raise UsageError(f"{path} holds a run of another recipe; choose another --out, or delete it")
     if first():
-        RunFolder.create(folder.path)
-        folder.write_config(recipe)
+        folder = RunFolder.create(path)
+        folder.write_config(values)
         replace_file(there, text.encode())
+    return RunFolder(path)
 
 
 def example(recipe: Values, part: Part) -> Tensor:
@@ -129,7 +164,8 @@ def example(recipe: Values, part: Part) -> Tensor:
 
 
 def finish(folder: RunFolder, made: Recipe, network: nn.Module, summary: Mapping[str, Any], image: Tensor) -> None:
-    """Write the network, its ONNX file, the plots and the summary."""
+    """Write the network, its ONNX file, the plots and the summary; masks stay as zeros."""
+    network = unmasked(network)
     folder.save_network(network, made)
     trace(network, image).to_onnx(str(folder.path / "model.onnx"))
     rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from surebound.errors import ModelError, UsageError
-from surebound.nets.grafted import GraftedReLU
+from surebound.nets.grafted import GatedReLU, GraftedReLU
 from surebound.nets.table import find_network
-from surebound.sparsify.graft import graft
+from surebound.sparsify.graft import gate, graft
 
 SCHEMA = 1
 HOME = "surebound.nets."
@@ -83,13 +83,20 @@ class RunFolder:
         (self.path / "summary.json").write_text(text + "\n")
 
     def save_network(self, network: nn.Module, recipe: Recipe, name: str = "model") -> None:
-        """NAME.safetensors and NAME.json; grafted sites are recorded, so `load_network` rebuilds them."""
+        """NAME.safetensors and NAME.json; grafted and gated sites are recorded, so `load_network` rebuilds them."""
         sites = {
             path: {"shape": list(module.mask.shape), "trained": module.slope.requires_grad}
             for path, module in network.named_modules()
             if isinstance(module, GraftedReLU)
         }
+        gates = {
+            path: {"shape": list(module.gate.shape)}
+            for path, module in network.named_modules()
+            if isinstance(module, GatedReLU)
+        }
         described = {"schema": SCHEMA, "factory": recipe.factory, "arguments": dict(recipe.arguments), "grafts": sites}
+        if gates:
+            described["gates"] = gates
         (self.path / f"{name}.json").write_text(json.dumps(described, indent=2) + "\n")
         tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         save_file(tensors, self.path / f"{name}.safetensors")
@@ -105,12 +112,13 @@ def load_network(folder: Path, name: str = "model") -> nn.Module:
         tensors = load_file(folder / f"{name}.safetensors")
         recipe = Recipe(described["factory"], described["arguments"])
         sites = {path: (tuple(site["shape"]), bool(site["trained"])) for path, site in described["grafts"].items()}
+        gates = {path: tuple(site["shape"]) for path, site in described.get("gates", {}).items()}
     except FileNotFoundError as error:
         raise ModelError(f"{error.filename} is missing; is {folder} a run folder with a network '{name}'?") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(f"the network '{name}' in {folder} cannot be read: {error!r}; write it anew") from error
     masks = {path: torch.zeros(shape, dtype=torch.bool) for path, (shape, _) in sites.items()}
-    network = graft(recipe.build(), masks)
+    network = gate(graft(recipe.build(), masks), gates)
     for path, (_, trained) in sites.items():
         for parameter in network.get_submodule(path).parameters():
             parameter.requires_grad_(trained)

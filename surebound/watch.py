@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from surebound.attacks.image_pgd import Pgd
@@ -76,9 +77,14 @@ class Watch:
         return self.measured.get(choose, 0.0)
 
     def note(self, epoch: Epoch) -> None:
-        """One line of metrics; lines of a run that went further before it was killed are replaced."""
+        """One line of metrics; lines of a run that went further before it was killed are replaced. Weights that the
+        recipe wants kept are written beside them.
+        """
         if not first():
             return
+        if epoch.number + 1 in self.recipe["run"]["keep"]:
+            tensors = {name: value.contiguous() for name, value in self.trainee.network.state_dict().items()}
+            replace_file(self.folder.path / f"epoch-{epoch.number + 1}.safetensors", save(tensors))
         path = self.folder.path / "metrics.jsonl"
         before = [line for line in path.read_text().splitlines() if json.loads(line)["number"] < epoch.number]
         lines = [*before, json.dumps({"kind": "epoch", **asdict(epoch), **self.measured})]

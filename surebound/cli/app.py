@@ -217,3 +217,59 @@ def train(
     from surebound.cli.train import Job, run
 
     raise typer.Exit(run(Job(config, recipe, settings or (), out, data_dir, common)))
+
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run of train.", show_default=False)]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder that everything is written to.")]
+Tables = Annotated[Path | None, typer.Argument(metavar="SETTINGS.toml", help="Settings as a file.", show_default=False)]
+DataDir = Annotated[
+    Path | None, typer.Option(metavar="D", help="The folder of the data.", show_default="SUREBOUND_DATA")
+]
+
+
+@app.command()
+@with_common
+def prune(
+    run: Run,
+    out: Out,
+    config: Tables = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Changes a key, such as prune.rate=0.5 or run.epochs=20."),
+    ] = None,
+    data_dir: DataDir = None,
+    *,
+    common: Common,
+) -> None:
+    """Prune the network of RUN in rounds, train it again after each, and measure what can be proven.
+
+    Goes on where an earlier call with the same settings stopped.
+    """
+    from surebound.cli.sparsify import Job
+    from surebound.cli.sparsify import run as work
+
+    raise typer.Exit(work(Job("prune", run, config, settings or (), out, data_dir, common)))
+
+
+@app.command()
+@with_common
+def graft(
+    run: Run,
+    out: Out,
+    config: Tables = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Changes a key, such as graft.ratios=[0.5] or run.epochs=20."),
+    ] = None,
+    data_dir: DataDir = None,
+    *,
+    common: Common,
+) -> None:
+    """Make lines of neurons that matter little and stand in the way of proofs, train, and measure what can be proven.
+
+    Goes on where an earlier call with the same settings stopped.
+    """
+    from surebound.cli.sparsify import Job
+    from surebound.cli.sparsify import run as work
+
+    raise typer.Exit(work(Job("graft", run, config, settings or (), out, data_dir, common)))

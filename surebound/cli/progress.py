@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -54,3 +55,18 @@ def counted(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600, expand=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda message: bar.update(task, advance=1, description=message)
+
+
+def steps_shown(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """Words with the steps done of all, and how long the others are going to take."""
+    began, first_step, of = time.monotonic(), 0, 0
+
+    def tell(words: str, done: int, total: int) -> None:
+        nonlocal began, first_step, of
+        if done <= 1 or not first_step or total != of:
+            began, first_step, of = time.monotonic(), max(done, 1), total
+        spent = time.monotonic() - began
+        left = spent / max(1, done - first_step) * (total - done)
+        show(f"{words}, {done:,} of {total:,} steps, {left / 60:.0f} min to go" if total else words)
+
+    return tell

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from surebound.cli.options import Common
 from surebound.cli.output import SCHEMA, emit, explain, say, to_json
-from surebound.cli.progress import progress
+from surebound.cli.progress import progress, steps_shown
 from surebound.errors import INTERRUPTED, NotYet, UsageError
 from surebound.machine import ending_interrupts
 
@@ -65,17 +64,7 @@ def trained(job: Job, show: Show) -> Mapping[str, Any]:
     if machine.device.type != "cpu":
         raise NotYet(f"train does not run on '{machine.device}' yet; leave out --device, or give cpu")
     together()
-    began, first_step = time.monotonic(), 0
-
-    def tell(words: str, done: int, total: int) -> None:
-        nonlocal began, first_step
-        if done <= 1 or not first_step:
-            began, first_step = time.monotonic(), max(done, 1)
-        spent = time.monotonic() - began
-        left = spent / max(1, done - first_step) * (total - done)
-        show(f"{words}, {done:,} of {total:,} steps, {left / 60:.0f} min to go" if total else words)
-
-    return fit(recipe, job.out, job.data_dir, tell).summary
+    return fit(recipe, job.out, job.data_dir, steps_shown(show)).summary
 
 
 def together() -> None:

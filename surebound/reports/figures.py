@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +129,44 @@ COURSES = {
     "eps": (("eps",), "radius"),
 }
 """By picture: what it shows of the epochs of a run, and the words at its axis."""
+
+
+CURVES: Mapping[str, tuple[tuple[str, ...], str, float]] = {
+    "accuracy": (("clean", "attacked", "verified"), "% of the validation images", 100),
+    "stability": (("unstable", "crown"), "% of the neurons unstable", 100),
+    "instability": (("instability", "before_norm"), "mean -lu", 1),
+    "seconds": (("seconds",), "seconds per image", 1),
+    "megabytes": (("megabytes",), "MB to decide all images", 1),
+}
+"""Pictures of a curve of sparsity: which columns, in what words, times what."""
+
+
+def against_sparsity(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """A picture per row of `CURVES`: measures against the part of the weights, or of the neurons, that is gone."""
+    require_matplotlib()
+    if max(float(row["grafted"]) for row in rows) > 0:
+        words, where = "% of the neurons that are lines", [100 * float(row["grafted"]) for row in rows]
+    else:
+        convs = min(float(row["kernels"]) for row in rows) < 1
+        words = "% of the kernels' weights that are zero" if convs else "% of the weights that are zero"
+        where = [100 - 100 * float(row["kernels" if convs else "weights"]) for row in rows]
+    order = sorted(range(len(rows)), key=lambda place: where[place])
+    pictures: dict[str, bytes] = {}
+    for name, (series, label, scale) in CURVES.items():
+        figure = _figure(7.2, 2.8)
+        axes = figure.subplots()
+        for colour, key in zip(LINES[1:], series, strict=False):
+            points = [(where[place], rows[place][key]) for place in order if rows[place][key] is not None]
+            axes.plot([x for x, _ in points], [scale * y for _, y in points], color=colour, label=key, marker="o",
+                      markersize=4)  # fmt: skip
+        axes.set_xlabel(words)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        _plain(axes, grid="y")
+        if len(series) > 1:
+            axes.legend(frameon=False, fontsize=9)
+        pictures[name] = _png(figure)
+    return pictures
 
 
 def courses(epochs: Sequence[Mapping[str, float]]) -> dict[str, bytes]:

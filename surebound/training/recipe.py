@@ -50,6 +50,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
             "clip": 0.0,
             "ibp_initial": False,
             "choose": "last",
+            "keep": [],
         },
         "average": {"kind": "none", "decay": 0.999, "start": 0, "every": 10},
         "teacher": {"run": "", "weight": 1.0, "temperature": 1.0},
@@ -65,11 +66,12 @@ fields. run.milestones: epochs at which the rate is multiplied by run.factor. ru
 rises to what its schedule begins with. run.clip: 0 for none. average: "none", "ema" with its decay, or "swa", the mean
 from the end of epoch `start` on, every so many steps. teacher: the run folder of a network to learn from, "" for none.
 run.choose: "last" epoch or the best by "clean", "pgd" or "certified" accuracy on validation images, once the radius
-has its full size. radii: start and length in epochs. augment.size: 0 for the image's own. measure: what is measured
-on validation images after every so many epochs."""
+has its full size. run.keep: numbers of epochs after which the weights are kept, for rewinding. radii: start and length
+in epochs. augment.size: 0 for the image's own. measure: what is measured on validation images after every so many
+epochs."""
 
 FREE = ("network", "objective", "terms")
-"""Tables whose keys depend on what is named."""
+"""Tables whose keys depend on what is named, by their path."""
 
 LEAST: Mapping[str, int] = MappingProxyType(
     {
@@ -126,11 +128,11 @@ def recipe_of(*parts: Mapping[str, Any]) -> Values:
     return made
 
 
-def merge(values: Values, part: Mapping[str, Any], path: str) -> None:
-    """Write what `part` says over `values`."""
+def merge(values: Values, part: Mapping[str, Any], path: str, tables: Sequence[str] = FREE) -> None:
+    """Write what `part` says over `values`. tables: paths of those whose keys depend on what is named."""
     for key, value in part.items():
         here = f"{path}{key}"
-        free = path.partition(".")[0] in FREE
+        free = any(path.startswith(f"{table}.") for table in tables)
         if key not in values and not free:
             raise unknown(here, [f"{path}{known}" for known in values])
         before = values.get(key)
@@ -138,9 +140,9 @@ def merge(values: Values, part: Mapping[str, Any], path: str) -> None:
             if before is not None and not isinstance(before, dict):
                 raise UsageError(f"recipe: {here} is one value, not a table")
             named = value.get("name")
-            if key in ("network", "objective") and not path and named is not None and named != values[key].get("name"):
+            if here in tables and named is not None and named != values[key].get("name"):
                 values[key] = {}  # another network or objective: what was said of the former does not count
-            merge(values.setdefault(key, {}), value, f"{here}.")
+            merge(values.setdefault(key, {}), value, f"{here}.", tables)
             continue
         if isinstance(before, dict):
             raise UsageError(f"recipe: {here} is a table; give its keys, such as {here}.{next(iter(before), 'name')}")
@@ -187,19 +189,27 @@ def check(values: Values) -> None:
         if key not in allowed:
             raise unknown(f"network.{key}", [f"network.{name}" for name in sorted(allowed)])
     objective_of(values)
-    for path, choices in CHOICES.items():
-        if at(values, path) not in choices:
-            raise UsageError(f"recipe: {path} must be one of {', '.join(choices)}, got '{at(values, path)}'")
-    for path, least in LEAST.items():
-        if at(values, path) < least:
-            raise UsageError(f"recipe: {path} must be at least {least}, got {at(values, path)}")
-    for path, most in BELOW.items():
-        if at(values, path) >= most:
-            raise UsageError(f"recipe: {path} must be below {most}, got {at(values, path)}")
-    for each in values["run"]["milestones"]:
-        of_type("each of run.milestones", each, 0)
+    check_limits(values, CHOICES, LEAST, BELOW)
+    for name in ("milestones", "keep"):
+        for each in values["run"][name]:
+            of_type(f"each of run.{name}", each, 0)
     if values["run"]["choose"] != "last" and not values["validation"]:
         raise UsageError("recipe: run.choose looks at validation images, of which validation = 0 leaves none")
+
+
+def check_limits(
+    values: Values, choices: Mapping[str, Sequence[str]], least: Mapping[str, float], below: Mapping[str, float]
+) -> None:
+    """Raise UsageError for texts that are none of their choices, and numbers out of their limits."""
+    for path, known in choices.items():
+        if at(values, path) not in known:
+            raise UsageError(f"recipe: {path} must be one of {', '.join(known)}, got '{at(values, path)}'")
+    for path, limit in least.items():
+        if at(values, path) < limit:
+            raise UsageError(f"recipe: {path} must be at least {limit}, got {at(values, path)}")
+    for path, limit in below.items():
+        if at(values, path) >= limit:
+            raise UsageError(f"recipe: {path} must be below {limit}, got {at(values, path)}")
 
 
 def at(values: Values, path: str) -> Any:

@@ -1,0 +1,66 @@
+"""The run that sparsifying starts from: its network, its recipe, and the weights it once had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from surebound.data.dataset import Dataset
+from surebound.errors import ModelError, UsageError
+from surebound.fit import fresh
+from surebound.nets.grafted import GraftedReLU
+from surebound.runs import load_network
+from surebound.training.recipe import Values, recipe_of
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A finished run folder. recipe: what it was trained by; digest: SHA-256 of its weights."""
+
+    folder: Path
+    recipe: Values
+    network: nn.Module
+    digest: str
+
+    @staticmethod
+    def read(folder: Path) -> Dense:
+        """Raises ModelError for a folder that is no finished run, UsageError for a recipe of another version."""
+        for name in ("recipe.json", "summary.json", "model.safetensors"):
+            if not (folder / name).exists():
+                raise ModelError(
+                    f"{folder / name} is missing; sparsifying starts from a folder in which `surebound train` has ended"
+                )
+        try:
+            recipe = recipe_of(json.loads((folder / "recipe.json").read_text()))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder / 'recipe.json'} cannot be read: {error}; put the run's recipe back") from None
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        return Dense(folder, recipe, load_network(folder), digest)
+
+    def at(self, epoch: int, data: Dataset) -> nn.Module:
+        """The network as it was after so many epochs, norms and buffers included; 0: before training.
+
+        Raises UsageError where the run did not keep that epoch, or its network has lines, which it had not then.
+        """
+        if any(isinstance(part, GraftedReLU) for part in self.network.modules()):
+            raise UsageError(f"{self.folder} has grafted neurons, which cannot be rewound; use prune.then=rate-rewind")
+        network = fresh(self.recipe, data)
+        if epoch == 0:
+            return network
+        path = self.folder / f"epoch-{epoch}.safetensors"
+        if not path.exists():
+            raise UsageError(
+                f"{path} is missing: the run did not keep its weights after epoch {epoch}; train it with "
+                f"--set run.keep=[{epoch}]"
+            )
+        try:
+            network.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"{path} does not fit the run's network: {error}") from None
+        return network

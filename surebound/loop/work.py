@@ -1,0 +1,102 @@
+"""What pruning and grafting have in common: networks are measured one by one, and the best one is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from surebound.data.dataset import Dataset, Part
+from surebound.fit import Start, data_of, fit, held_out
+from surebound.loop.curve import Curve, Row, best, measured
+from surebound.loop.dense import Dense
+from surebound.loop.settings import recipe_in
+from surebound.reports.figures import against_sparsity
+from surebound.runs import RunFolder, load_network
+from surebound.sparsify.basis import Basis
+from surebound.training.recipe import Values, objective_of
+
+Say = Callable[[str, int, int], None]
+"""Told words and the steps done of all."""
+
+
+def quiet(words: str, done: int, total: int) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """rows: of the curve. chosen: the name of the best one, whose network lies in the folder."""
+
+    rows: tuple[Row, ...]
+    chosen: str
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """One call of `prune` or `graft`: the run it starts from, the settings, the folder."""
+
+    dense: Dense
+    values: Values
+    folder: RunFolder
+    data_dir: Path | None
+    say: Say
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The recipe's data."""
+        return data_of(self.values, self.data_dir)
+
+    @cached_property
+    def held(self) -> Part:
+        """The validation images that networks are measured on."""
+        return held_out(self.values, self.data, self.values["curve"]["images"])
+
+    @property
+    def curve(self) -> Curve:
+        """The rows so far."""
+        return Curve(self.folder.path / "curve.csv")
+
+    def basis(self, images: int, batch: int, keep: float = 1.0, initial: nn.Module | None = None) -> Basis:
+        """What criteria look at."""
+        data = self.data.train.first(images)
+        return Basis(data, self.values["eps"], objective_of(self.values), batch, keep, initial, self.values["seed"])
+
+    def row(self, name: str, network: nn.Module) -> None:
+        """Measure a network, unless its row is there."""
+
+        def show(words: str) -> None:
+            self.say(f"{name}: {words}", 0, 0)
+
+        self.curve.row(name, lambda: measured(name, network, self.held, self.values, show))
+
+    def trained(self, name: str, start: Callable[[], Start], recipe: Values | None = None) -> nn.Module:
+        """The network of a folder, trained from `start` by the recipe in the settings unless it is there."""
+        place = self.folder.path / name
+        if not (place / "summary.json").exists():
+
+            def say(words: str, done: int, total: int) -> None:
+                self.say(f"{name}: {words}", done, total)
+
+            fit(recipe or recipe_in(self.values), place, self.data_dir, say, start())
+        return load_network(place)
+
+
+def finished(work: Work) -> Sparse:
+    """Put the best network into the folder, draw the curve, write the summary."""
+    rows, folder = work.curve.rows(), work.folder
+    chosen = best(rows)
+    source = work.dense.folder if chosen.name == "dense" else folder.path / chosen.name
+    for suffix in ("safetensors", "json", "onnx"):
+        shutil.copyfile(source / f"model.{suffix}", folder.path / f"model.{suffix}")
+    for name, picture in against_sparsity([asdict(row) for row in rows]).items():
+        (folder.path / "plots" / f"{name}.png").write_bytes(picture)
+    (folder.path / "metrics.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    told = {"start": work.dense.digest, "chosen": chosen.name, "rows": [asdict(row) for row in rows]}
+    folder.write_summary(told)
+    return Sparse(tuple(rows), chosen.name)

@@ -1,0 +1,346 @@
+"""Pruning and grafting from run folders: what is rewound, what is chosen, what is left behind, what is continued."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from surebound.cli.app import app
+from surebound.errors import DataError, ModelError, UsageError
+from surebound.fit import data_of, fit, fresh
+from surebound.graph.onnx_import import load_onnx
+from surebound.loop import work as work_module
+from surebound.loop.curve import Curve
+from surebound.loop.dense import Dense
+from surebound.loop.graft import graft_run
+from surebound.loop.prune import prune
+from surebound.loop.settings import settings_of
+from surebound.nets.grafted import GraftedReLU
+from surebound.runs import load_network
+from surebound.sparsify.mask_file import MaskFile, write_released
+from surebound.training.recipe import recipe_of
+
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+
+RECIPE = {
+    "images": 200,
+    "eps": 0.03,
+    "network": {"name": "cnn7l", "data": "digits", "width": 2},
+    "objective": {"name": "fgsm"},
+    "run": {"epochs": 2, "batch": 50, "rate": 0.05, "keep": [1]},
+    "measure": {"images": 20, "attack_steps": 2},
+}
+CURVE: Mapping[str, Any] = {"images": 10, "timeout": 0.2, "methods": "clean,pgd,ibp,crown"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained network with batch norm."""
+    folder = tmp_path_factory.mktemp("dense") / "run"
+    fit(recipe_of(RECIPE), folder)
+    return folder
+
+
+def pruning(**settings: Any) -> list[dict[str, Any]]:
+    return [{"prune": {"rate": 0.5, "rounds": 2, "images": 100, **settings}, "curve": CURVE, "run": {"epochs": 1}}]
+
+
+def grafting(**settings: Any) -> list[dict[str, Any]]:
+    return [{"graft": {"ratios": [0.5], "images": 60, **settings}, "curve": CURVE, "run": {"epochs": 1}}]
+
+
+class Starts:
+    """What `fit` was given, without training: networks leave as they came."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Tensor]] = []
+        self.recipes: list[dict[str, Any]] = []
+
+    def __call__(self, recipe: Any, out: Path, data_dir: Any, say: Any, start: Any) -> Any:
+        named = start.network.state_dict().items()
+        self.seen.append({k.replace("parametrizations.", "").replace(".original", ""): v.clone() for k, v in named})
+        self.recipes.append(recipe)
+        shorter = {**recipe, "run": {**recipe["run"], "rate": 0.0}}
+        return fit(shorter, out, data_dir, say, start)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
+    found = Starts()
+    monkeypatch.setattr(work_module, "fit", found)
+    return found
+
+
+# ---------------------------------------------------------------- what a round starts from
+
+
+def test_rewinding_goes_back_to_the_initialisation_of_everything(run: Path, tmp_path: Path, starts: Starts) -> None:
+    """Weights, biases, linear layers, norms and their statistics; the published program reset convolutions alone, to
+    their weights after training."""
+    prune(run, tmp_path / "out", pruning())
+    dense = Dense.read(run)
+    before = fresh(dense.recipe, data_of(dense.recipe, None)).state_dict()
+    after = dense.network.state_dict()
+    assert len(starts.seen) == 2
+    for seen in starts.seen:
+        for name, value in before.items():
+            assert torch.equal(seen[name], value), name
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {"1.weight", "2.weight", "2.running_mean", "2.running_var", "2.num_batches_tracked"} <= moved
+    assert {name for name in before if name.endswith("weight")} <= moved
+
+
+def test_rewinding_goes_back_to_an_epoch_that_was_kept(run: Path, tmp_path: Path, starts: Starts) -> None:
+    prune(run, tmp_path / "out", pruning(epoch=1, rounds=1))
+    kept = load_file(run / "epoch-1.safetensors")
+    assert all(torch.equal(starts.seen[0][name], value) for name, value in kept.items())
+    shutil.copytree(run, tmp_path / "lost")
+    (tmp_path / "lost" / "epoch-1.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"train it with --set run.keep=\[1\]"):
+        prune(tmp_path / "lost", tmp_path / "other", pruning(epoch=1, rounds=1))
+
+
+def test_other_modes_go_on_with_the_weights_at_hand(run: Path, tmp_path: Path, starts: Starts) -> None:
+    trained = load_network(run).state_dict()
+    prune(run, tmp_path / "again", pruning(then="rate-rewind", rounds=1))
+    prune(run, tmp_path / "tuned", pruning(then="fine-tune", rounds=1, tune={"epochs": 1, "rate": 0.125}))
+    for seen in starts.seen:
+        assert all(torch.equal(seen[name], value) for name, value in trained.items())
+    again, tuned = starts.recipes
+    assert (again["run"]["rate"], again["run"]["schedule"]) == (0.05, "cosine")
+    assert (tuned["run"]["rate"], tuned["run"]["schedule"], tuned["radii"]["shape"]) == (0.125, "constant", "fixed")
+
+
+# ---------------------------------------------------------------- what is pruned
+
+
+def test_rounds_take_exactly_their_part_of_the_kernels_and_never_give_it_back(run: Path, tmp_path: Path) -> None:
+    found = prune(run, tmp_path, pruning())
+    total = sum(p.numel() for p in load_network(run).parameters() if p.dim() == 4)
+    masks = [dict(MaskFile.read(tmp_path / f"round-0{number}" / "masks.safetensors").masks) for number in (1, 2)]
+    assert [sum(int(mask.sum()) for mask in each.values()) for each in masks] == [
+        round(0.5 * total),
+        round(0.25 * total),
+    ]
+    assert all(bool((masks[0][name] | ~mask).all()) for name, mask in masks[1].items())
+    for number, each in enumerate(masks, 1):
+        network = load_network(tmp_path / f"round-0{number}")
+        assert not any("parametrizations" in name for name in network.state_dict())
+        for name, mask in each.items():
+            weight = network.get_parameter(name)
+            assert bool((weight[~mask] == 0).all()) and bool((weight[mask] != 0).all())
+        largest = load_network(run if number == 1 else tmp_path / "round-01")
+        scores = torch.cat([largest.get_parameter(name).detach().abs()[mask] for name, mask in each.items()])
+        gone = torch.cat([largest.get_parameter(name).detach().abs()[~mask] for name, mask in each.items()])
+        assert float(scores.min()) >= float(gone.max())
+    assert [row.name for row in found.rows] == ["dense", "round-01", "round-02"]
+    assert found.rows[2].kernels == pytest.approx(0.25, abs=0.01) and found.rows[0].kernels == 1
+
+
+@pytest.mark.parametrize("criterion", ["slimming", "refill", "nrs", "snip", "taylor"])
+def test_every_kind_of_criterion_runs(criterion: str, run: Path, tmp_path: Path) -> None:
+    prune(run, tmp_path, pruning(criterion={"name": criterion}, rounds=1, rate=0.3))
+    network = load_network(tmp_path / "round-01")
+    masks = MaskFile.read(tmp_path / "round-01" / "masks.safetensors")
+    assert masks.provenance["prune"]["criterion"]["name"] == criterion
+    if criterion in ("snip", "taylor"):
+        return
+    kept = [mask.flatten(1).any(1) for name, mask in masks.masks.items() if mask.dim() == 4]
+    assert sum(int(mask.sum()) for mask in kept) == round(0.7 * sum(len(mask) for mask in kept))
+    for norm, mask in zip([part for part in network.modules() if isinstance(part, nn.BatchNorm2d)], kept, strict=True):
+        assert bool((norm.weight[~mask] == 0).all()) and bool((norm.bias[~mask] == 0).all())
+
+
+# ---------------------------------------------------------------- what is grafted
+
+
+def test_grafted_networks_have_their_ratio_and_start_with_the_lines_asked_for(
+    run: Path, tmp_path: Path, starts: Starts
+) -> None:
+    found = graft_run(run, tmp_path, grafting(ratios=[0.25, 0.5], lines={"name": "fixed", "slope": 0.3}))
+    neurons = sum(p.numel() for name, p in starts.seen[0].items() if name.endswith(".mask"))
+    for place, ratio in enumerate((0.25, 0.5)):
+        network = load_network(tmp_path / f"ratio-{ratio}")
+        count = sum(int(part.mask.sum()) for part in network.modules() if isinstance(part, GraftedReLU))
+        assert count == round(ratio * neurons)
+        assert found.rows[1 + place].grafted == pytest.approx(ratio, abs=0.005)
+        file = MaskFile.read(tmp_path / f"ratio-{ratio}" / "masks.safetensors")
+        assert file.provenance["graft"]["rank"] == "dense" and len(file.provenance["stages"]) == 4
+        slopes = [p for name, p in starts.seen[place].items() if name.endswith(".slope")]
+        assert slopes and all(p.unique().tolist() == [pytest.approx(0.3)] for p in slopes)
+    assert starts.recipes[0]["run"]["schedule"] == "cosine" and starts.recipes[0]["radii"]["shape"] == "fixed"
+
+
+def test_lines_train_at_their_own_rate_without_decay(run: Path, tmp_path: Path) -> None:
+    graft_run(run, tmp_path / "a", grafting(line_rate=0.0))
+    still = load_network(tmp_path / "a" / "ratio-0.5")
+    slopes = [part.slope.detach() for part in still.modules() if isinstance(part, GraftedReLU)]
+    assert all(bool((slope == slope.new_tensor(0.4)).all()) for slope in slopes)
+    graft_run(run, tmp_path / "b", grafting(trained=False, lines={"name": "fixed", "slope": 0.0}))
+    pruned = load_network(tmp_path / "b" / "ratio-0.5")
+    assert not any(p.requires_grad for name, p in pruned.named_parameters() if name.endswith((".slope", ".intercept")))
+    graft_run(run, tmp_path / "c", grafting(lines={"name": "least-squares"}))
+    moving = load_network(tmp_path / "c" / "ratio-0.5")
+    assert all(
+        len(part.slope[part.mask].unique()) > 1
+        for part in moving.modules()
+        if isinstance(part, GraftedReLU) and int(part.mask.sum()) > 1
+    )
+
+
+def test_gates_learn_which_neurons_to_graft(run: Path, tmp_path: Path) -> None:
+    found = graft_run(run, tmp_path, grafting(choose="gates", gates={"weight": 5.0, "epochs": 1, "rate": 0.1}))
+    gated = load_network(tmp_path / "gates")
+    gates = {name: p for name, p in gated.named_parameters() if name.endswith(".gate")}
+    assert gates and all(bool((gate < 1).any()) for gate in gates.values())
+    masks = MaskFile.read(tmp_path / "ratio-0.5" / "masks.safetensors").masks
+    closed = torch.cat([gates[f"{name}.gate"].detach().clamp(0, 1)[mask] for name, mask in masks.items()])
+    others = torch.cat([gates[f"{name}.gate"].detach().clamp(0, 1)[~mask] for name, mask in masks.items()])
+    assert float(closed.max()) <= float(others.min())
+    assert [row.name for row in found.rows] == ["dense", "ratio-0.5"]
+
+
+def test_masks_come_from_files_of_either_form(run: Path, tmp_path: Path) -> None:
+    graft_run(run, tmp_path / "first", grafting())
+    ours = tmp_path / "first" / "ratio-0.5" / "masks.safetensors"
+    masks = MaskFile.read(ours).masks
+    write_released(tmp_path / "released.pt", masks)
+    for number, path in enumerate((ours, tmp_path / "released.pt")):
+        graft_run(run, tmp_path / str(number), grafting(choose="file", masks=str(path)))
+        again = MaskFile.read(tmp_path / str(number) / "masks" / "masks.safetensors")
+        assert all(torch.equal(mask, masks[name]) for name, mask in again.masks.items())
+    MaskFile({"nothing": torch.ones(3, dtype=torch.bool)}, "grafted", {}).write(tmp_path / "bad.safetensors")
+    with pytest.raises(DataError, match="are not neurons of the network"):
+        graft_run(run, tmp_path / "bad", grafting(choose="file", masks=str(tmp_path / "bad.safetensors")))
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_the_folder_holds_the_best_network_the_curve_and_pictures(run: Path, tmp_path: Path) -> None:
+    found = prune(run, tmp_path, pruning())
+    chosen = run if found.chosen == "dense" else tmp_path / found.chosen
+    assert all(
+        torch.equal(v, load_network(chosen).state_dict()[k]) for k, v in load_network(tmp_path).state_dict().items()
+    )
+    x = torch.rand(2, 1, 8, 8)
+    network = load_network(tmp_path)
+    graph = load_onnx(tmp_path / "model.onnx")
+    assert torch.allclose(graph.original(x.reshape(2, *graph.input.shape)).flatten(1), network(x), atol=1e-5)  # pyright: ignore
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "curve.csv").read_text().splitlines()))
+    assert summary["chosen"] == found.chosen and len(summary["rows"]) == len(rows) == 3
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        "accuracy.png", "stability.png", "instability.png", "seconds.png", "megabytes.png",
+    }  # fmt: skip
+    assert Curve(tmp_path / "curve.csv").rows() == list(found.rows)
+
+
+def test_a_call_that_was_killed_goes_on_to_the_same_bytes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune(run, tmp_path / "whole", pruning())
+
+    def dying(recipe: Any, out: Path, *rest: Any) -> Any:
+        if out.name == "round-02":
+            raise KeyboardInterrupt
+        return fit(recipe, out, *rest)
+
+    monkeypatch.setattr(work_module, "fit", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prune(run, tmp_path / "half", pruning())
+    assert not (tmp_path / "half" / "summary.json").exists()
+    monkeypatch.setattr(work_module, "fit", fit)
+    prune(run, tmp_path / "half", pruning())
+    for name in ("round-01", "round-02"):
+        a, b = (load_file(tmp_path / of / name / "model.safetensors") for of in ("whole", "half"))
+        assert all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_test_images_play_no_part_in_the_choice(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    plain = work_module.data_of
+
+    def watched(*given: Any) -> Any:
+        data = plain(*given)
+
+        class Parts:
+            name, train, validation, classes = data.name, data.train, data.validation, data.classes
+
+            @property
+            def test(self) -> Any:
+                read.append("test")
+                raise AssertionError("the test images were looked at")
+
+        return Parts()
+
+    monkeypatch.setattr(work_module, "data_of", watched)
+    prune(run, tmp_path, pruning(rounds=1))
+    assert not read
+
+
+def test_other_settings_in_the_same_folder_are_refused(run: Path, tmp_path: Path) -> None:
+    prune(run, tmp_path, pruning(rounds=1))
+    with pytest.raises(UsageError, match="holds a run of another recipe"):
+        prune(run, tmp_path, pruning(rounds=1, rate=0.4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "words"),
+    [
+        ("prune", {"prune": {"rat": 0.5}}, r"there is no 'prune.rat'; do you mean 'prune.rate'"),
+        ("prune", {"prune": {"criterion": {"name": "magnitud"}}}, r"there is no 'magnitud'; do you mean 'magnitude'"),
+        ("prune", {"prune": {"criterion": {"name": "hydra", "epoch": 3}}}, r"do you mean 'prune.criterion.epochs'"),
+        ("prune", {"prune": {"rate": 1.0}}, "prune.rate must be below 1"),
+        ("prune", {"prune": {"then": "forget"}}, "must be one of rewind, rate-rewind, fine-tune"),
+        ("prune", {"validation": 0.0}, "of which validation = 0 leaves none"),
+        ("prune", {"graft": {"ratios": [0.5]}}, "there is no 'graft'"),
+        ("graft", {"graft": {"ratios": [0.0]}}, "each of graft.ratios must be above 0 and at most 1"),
+        ("graft", {"graft": {"ratios": []}}, "graft.ratios must have at least one number"),
+        ("graft", {"graft": {"choose": "file"}}, "needs graft.masks"),
+        ("graft", {"graft": {"rank": "best"}}, "graft.rank must be one of dense, min, raw"),
+        ("graft", {"graft": {"lines": {"name": "fixed", "slop": 1.0}}}, "do you mean 'graft.lines.slope'"),
+        ("graft", {"run": {"epochs": 0}}, "run.epochs must be at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(kind: str, part: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        settings_of(kind, recipe_of(RECIPE), [part])
+
+
+def test_folders_that_are_no_finished_runs_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"recipe.json is missing; sparsifying starts from a folder"):
+        prune(tmp_path, tmp_path / "out", [])
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "recipe.json").write_text("{")
+    with pytest.raises(ModelError, match="put the run's recipe back"):
+        prune(tmp_path / "run", tmp_path / "out", [])
+    graft_run(run, tmp_path / "grafted", grafting())
+    with pytest.raises(UsageError, match="has grafted neurons, which cannot be rewound; use prune.then=rate-rewind"):
+        prune(tmp_path / "grafted" / "ratio-0.5", tmp_path / "other", pruning(rounds=1))
+
+
+def test_commands(run: Path, tmp_path: Path) -> None:
+    def called(*words: str) -> Any:
+        return CliRunner().invoke(app, list(words))
+
+    tables = tmp_path / "settings.toml"
+    tables.write_text('[graft]\nratios = [0.5]\nimages = 60\n[curve]\nimages = 10\nmethods = "clean,ibp"\n')
+    done = called("graft", str(run), str(tables), "--out", str(tmp_path / "g"), "--set", "run.epochs=1", "--json")
+    assert done.exit_code == 0
+    told = json.loads(done.stdout)
+    assert told["schema"] == 1 and [row["name"] for row in told["rows"]] == ["dense", "ratio-0.5"]
+    done = called("graft", str(run), str(tables), "--out", str(tmp_path / "g"), "--set", "run.epochs=1")
+    assert done.exit_code == 0 and "the best by validation images is" in done.stdout
+    done = called("prune", str(run), "--out", str(tmp_path / "p"), "--set", "prune.rates=0.5")
+    assert done.exit_code == 2 and "do you mean 'prune.rate'" in done.stderr
