@@ -28,6 +28,20 @@ def drop_unused(graph: Graph) -> Graph:
     return check(graph.with_nodes([node for node in graph.nodes if node.name in needed]))
 
 
+def settled(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """The graph with parameters in the place of what is computed from parameters alone (masked weights), and their
+    names, so that it is computed once per step.
+    """
+    made = {node.name for node in graph if not node.batched and node.op != "parameter"}
+    read = tuple(dict.fromkeys(name for node in graph if node.batched for name in node.inputs if name in made))
+    nodes = [
+        replace(node, op="parameter", inputs=(), attrs={}) if node.name in read else node
+        for node in graph
+        if node.name not in made or node.name in read
+    ]
+    return drop_unused(graph.with_nodes(nodes)), read
+
+
 # ---------------------------------------------------------------- grafts
 
 

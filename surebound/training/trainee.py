@@ -23,7 +23,7 @@ from surebound.bounds.plan import Plan, plan
 from surebound.errors import UsageError
 from surebound.graph.check import check
 from surebound.graph.ir import Graph, Node, evaluate
-from surebound.graph.passes import drop_unused
+from surebound.graph.passes import settled
 from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
 
@@ -82,20 +82,6 @@ def fold_norms(graph: Graph) -> tuple[Graph, tuple[Fold, ...]]:
         nodes[made[1]] = replace(graph[node.inputs[1]], name=made[1])
         nodes[node.name] = replace(layer, name=node.name, inputs=(x, *made))
     return check(graph.with_nodes(list(nodes.values()))), tuple(folds)
-
-
-def settled(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-    """The graph with parameters in the place of what is computed from parameters alone (masked weights), and their
-    names, so that it is computed once per step.
-    """
-    made = {node.name for node in graph if not node.batched and node.op != "parameter"}
-    read = tuple(dict.fromkeys(name for node in graph if node.batched for name in node.inputs if name in made))
-    nodes = [
-        replace(node, op="parameter", inputs=(), attrs={}) if node.name in read else node
-        for node in graph
-        if node.name not in made or node.name in read
-    ]
-    return drop_unused(graph.with_nodes(nodes)), read
 
 
 class MeanAndVariance(torch.autograd.Function):
