@@ -34,11 +34,12 @@ from surebound.watch import Watch, measures
 @dataclass(frozen=True, eq=False)
 class Start:
     """What training begins with instead of a fresh network. groups: its parameters with their rates, by the recipe's
-    table `run`, default all at the recipe's rate.
+    table `run`, default all at the recipe's rate. made: how the network is built, default by the recipe.
     """
 
     network: nn.Module
     groups: Callable[[nn.Module, Values], Sequence[Group]] | None = None
+    made: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def fitted(
     )
     summary = {"recipe": recipe, "validation": measures(watch.trainee, kept, recipe), "epochs": len(epochs)}
     if first():
-        finish(folder, network_of(recipe, data), network, summary, example(recipe, part))
+        finish(folder, (start and start.made) or network_of(recipe, data), network, summary, example(recipe, part))
     return Fitted(network, epochs, summary)
 
 

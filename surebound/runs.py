@@ -102,6 +102,15 @@ class RunFolder:
         save_file(tensors, self.path / f"{name}.safetensors")
 
 
+def load_recipe(folder: Path, name: str = "model") -> Recipe:
+    """How the network NAME of a run folder is built; raises ModelError when its description cannot be read."""
+    try:
+        described = json.loads((folder / f"{name}.json").read_text())
+        return Recipe(described["factory"], described["arguments"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / name}.json cannot be read: {error!r}; is {folder} a run folder?") from None
+
+
 def load_network(folder: Path, name: str = "model") -> nn.Module:
     """The network NAME of a run folder, in evaluation mode on the CPU.
 

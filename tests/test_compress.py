@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnxruntime
@@ -9,21 +10,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from surebound.cli.app import app
 from surebound.errors import TraceMismatch, UsageError
 from surebound.graph.ir import Graph, evaluate
 from surebound.graph.onnx_import import load_onnx
 from surebound.graph.torch_export import trace
+from surebound.loop.compress import FACTORY
 from surebound.nets.cnn import cnn7l, cnn_b, lenet5
+from surebound.nets.from_graph import described, module_of
 from surebound.nets.grafted import GraftedReLU
 from surebound.nets.resnet import resnet18, resnet_2b
 from surebound.nets.small import digits_cnn
+from surebound.runs import Recipe, RunFolder, load_network
 from surebound.sparsify.compress import run as steps
 from surebound.sparsify.compress.channels import groups_of
 from surebound.sparsify.compress.frozen import Frozen, points_of, require_equal
 from surebound.sparsify.compress.run import Compressed, compress
 from surebound.sparsify.graft import graft
-from surebound.sparsify.layers import channels
+from surebound.sparsify.layers import channels, weights
 from surebound.sparsify.masks import mask_weights, unmasked
 from surebound.sparsify.sites import relu_sites
 
@@ -291,3 +297,52 @@ def test_compression_is_of_the_weights_at_the_time(tmp_path: Path) -> None:
     network.get_parameter("1.weight").data.zero_()
     assert torch.equal(evaluate(found.graph, found.graph.values(torch.float32), x)[found.graph.output.name], before)
     assert not torch.allclose(F.relu(network(x)), F.relu(before))
+
+
+# ---------------------------------------------------------------- modules and folders
+
+
+def test_a_module_of_a_graph_answers_trains_and_is_saved_like_any_other(tmp_path: Path) -> None:
+    x = torch.rand(4, 3, 32, 32)
+    network, _ = thinned(warmed(resnet_2b(width=4), x), x)
+    graph = compress(trace(network, x)).graph
+    made = module_of(graph)
+    assert torch.allclose(made(x), network(x), atol=1e-5)
+    assert set(weights(made, "all")) == {name for name, p in made.named_parameters() if p.dim() > 1}
+    assert len(channels(made, x)) == 6 and len(relu_sites(made, x)) == 6
+    folder = RunFolder.create(tmp_path)
+    folder.save_network(made, Recipe(FACTORY, described(graph)))
+    assert torch.equal(load_network(tmp_path)(x), made(x))
+    masks = {site: torch.ones(shape, dtype=torch.bool) for site, shape in list(relu_sites(made, x).items())[:2]}
+    grafted = graft(made, masks)
+    folder.save_network(grafted, Recipe(FACTORY, described(graph)))
+    assert torch.equal(load_network(tmp_path)(x), grafted(x))
+    loss = F.cross_entropy(grafted.train()(x), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    assert all(p.grad is not None for name, p in grafted.named_parameters())
+    assert not any(name.startswith("_0_") for name, _ in grafted.named_parameters())
+
+
+def test_norms_of_a_graph_are_norms_of_its_module() -> None:
+    x = torch.rand(6, 3, 32, 32)
+    network = warmed(cnn7l(width=4), x)
+    made = module_of(Frozen.of(trace(network, x)).as_float())
+    assert torch.allclose(made(x), network(x), atol=1e-5)
+    assert torch.allclose(made.train()(x), network.train()(x), atol=1e-4)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    x = torch.rand(2, 1, 8, 8)
+    network, left = thinned(digits_cnn(0), x)
+    trace(network, x).to_onnx(str(tmp_path / "net.onnx"))
+    words = ["compress", str(tmp_path / "net.onnx"), "--out", str(tmp_path / "small")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and [line.split("  ")[0] for line in done.stdout.splitlines()][0] == "as it came"
+    small = load_onnx(tmp_path / "small" / "model.onnx")
+    assert widths(small)[:2] == left
+    assert torch.allclose(load_network(tmp_path / "small")(x), network(x), atol=1e-5)
+    told = json.loads(CliRunner().invoke(app, [*words, "--json", "--domain", "-1", "1"]).stdout)
+    assert told["schema"] == 1 and len(told["steps"]) == 5
+    assert CliRunner().invoke(app, [*words, "--domain", "1", "0"]).exit_code == 2
+    done = CliRunner().invoke(app, ["compress", str(tmp_path), "--out", str(tmp_path / "other")])
+    assert done.exit_code == 2 and "a run folder?" in done.stderr

@@ -219,6 +219,27 @@ def train(
     raise typer.Exit(run(Job(config, recipe, settings or (), out, data_dir, common)))
 
 
+@app.command()
+@with_common
+def compress(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file or run folder.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that everything is written to.")],
+    domain: Annotated[
+        tuple[float, float],
+        typer.Option(metavar="LOWER UPPER", help="Where inputs lie; outputs stay equal there."),
+    ] = (0.0, 1.0),
+    *,
+    common: Common,
+) -> None:
+    """Make MODEL smaller without changing its outputs.
+
+    Folds batch norms, removes channels that are constant, merges lines between linear layers.
+    """
+    from surebound.cli.compress import Job, run
+
+    raise typer.Exit(run(Job(model, out, domain, common)))
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run of train.", show_default=False)]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder that everything is written to.")]
 Tables = Annotated[Path | None, typer.Argument(metavar="SETTINGS.toml", help="Settings as a file.", show_default=False)]

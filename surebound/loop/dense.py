@@ -14,18 +14,22 @@ from torch import nn
 from surebound.data.dataset import Dataset
 from surebound.errors import ModelError, UsageError
 from surebound.fit import fresh
+from surebound.nets.from_graph import GraphNet
 from surebound.nets.grafted import GraftedReLU
-from surebound.runs import load_network
+from surebound.runs import Recipe, load_network, load_recipe
 from surebound.training.recipe import Values, recipe_of
 
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """A finished run folder. recipe: what it was trained by; digest: SHA-256 of its weights."""
+    """A finished run folder. recipe: what it was trained by; made: how its network is built; digest: SHA-256 of its
+    weights.
+    """
 
     folder: Path
     recipe: Values
     network: nn.Module
+    made: Recipe
     digest: str
 
     @staticmethod
@@ -41,7 +45,7 @@ class Dense:
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder / 'recipe.json'} cannot be read: {error}; put the run's recipe back") from None
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        return Dense(folder, recipe, load_network(folder), digest)
+        return Dense(folder, recipe, load_network(folder), load_recipe(folder), digest)
 
     def at(self, epoch: int, data: Dataset) -> nn.Module:
         """The network as it was after so many epochs, norms and buffers included; 0: before training.
@@ -50,6 +54,8 @@ class Dense:
         """
         if any(isinstance(part, GraftedReLU) for part in self.network.modules()):
             raise UsageError(f"{self.folder} has grafted neurons, which cannot be rewound; use prune.then=rate-rewind")
+        if isinstance(self.network, GraphNet):
+            raise UsageError(f"{self.folder} is compressed and cannot be rewound; use prune.then=rate-rewind")
         network = fresh(self.recipe, data)
         if epoch == 0:
             return network

@@ -71,7 +71,7 @@ class Ratios(Work):
                 slopes = {site: lines[site].slope for site in masks}
                 intercepts = {site: lines[site].intercept for site in masks}
                 grafted = graft(self.dense.network, masks, slopes, intercepts, self.settings["trained"])
-                return Start(grafted, self.groups)
+                return Start(grafted, self.groups, self.dense.made)
 
             self.row(name, self.trained(name, start, self.recipe))
 
@@ -150,7 +150,7 @@ class Ratios(Work):
         def start() -> Start:
             if any(isinstance(part, ACTIVATIONS[1]) for part in self.dense.network.modules()):
                 raise UsageError(f"{self.dense.folder} is grafted already; gates choose among all neurons of a network")
-            return Start(gate(self.dense.network, self.sites), groups)
+            return Start(gate(self.dense.network, self.sites), groups, self.dense.made)
 
         return self.trained("gates", start, recipe)
 

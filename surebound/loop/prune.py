@@ -96,6 +96,7 @@ class Rounds(Work):
 
         def start() -> Start:
             rewound = settings["then"] == "rewind"
-            return Start(mask_weights(self.dense.at(settings["epoch"], self.data) if rewound else network, masks))
+            begin = self.dense.at(settings["epoch"], self.data) if rewound else network
+            return Start(mask_weights(begin, masks), made=self.dense.made)
 
         return self.trained(name, start, recipe)

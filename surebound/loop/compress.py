@@ -1,0 +1,50 @@
+"""Compression of a run folder's network or an ONNX file into a run folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from surebound.errors import ModelError
+from surebound.graph.ir import Graph
+from surebound.graph.onnx_import import load_onnx
+from surebound.graph.torch_export import trace
+from surebound.nets.from_graph import described, module_of
+from surebound.runs import Recipe, RunFolder, load_network
+from surebound.sparsify.compress.run import Compressed, compress
+
+FACTORY = "surebound.nets.from_graph:graph_net"
+
+
+def graph_of(model: Path) -> Graph:
+    """The network of a run folder or an ONNX file."""
+    if not model.is_dir():
+        return load_onnx(model)
+    onnx = model / "model.onnx"
+    if not onnx.exists():
+        raise ModelError(f"{onnx} is missing; is {model} a run folder?")
+    network = load_network(model)
+    shape = load_onnx(onnx).input.shape
+    return trace(network, torch.zeros(1, *(shape[1:] if len(shape) == 4 else shape)))
+
+
+def compress_model(model: Path, out: Path, lower: float = 0.0, upper: float = 1.0) -> Compressed:
+    """Write the smaller network into the folder `out`: model.onnx, model.safetensors with model.json, summary.json.
+
+    Outputs stay equal for inputs in [lower, upper]. The recipe of a run goes along, so that the smaller network can be
+    pruned and grafted further. Raises UsageError, ModelError, TraceMismatch.
+    """
+    found = compress(graph_of(model), lower, upper)
+    folder = RunFolder.create(out)
+    folder.write_config({"command": "compress", "model": str(model), "domain": [lower, upper]})
+    folder.save_network(module_of(found.graph), Recipe(FACTORY, described(found.graph)))
+    found.graph.to_onnx(str(out / "model.onnx"))
+    if model.is_dir() and (model / "recipe.json").exists():
+        shutil.copyfile(model / "recipe.json", out / "recipe.json")
+    folder.write_summary(
+        {"command": "compress", "domain": [lower, upper], "steps": [asdict(step) for step in found.steps]}
+    )
+    return found
