@@ -29,6 +29,8 @@ from surebound.training.recipe import read_toml
 SUMMARISED = ("attacked", "verified_ibp", "verified_crown", "verified", "unknown")
 MEASURED = ("clean", "pgd", *SUMMARISED)
 COLUMNS = ("run", "recipe", "seed", *MEASURED, "train_cpu_s", "verify_cpu_s")
+KEYS = {"recipe", "seeds", "set", "evaluate"}
+"""What a run may say; a dot in its name needs quotes, or TOML makes a table of what follows."""
 COMMAND = (sys.executable, "-m", "surebound")
 
 
@@ -60,6 +62,9 @@ def flat(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
 def trials(study: Mapping[str, Any]) -> list[Trial]:
     """What a study asks for, seed by seed, so that a first result of every run comes early."""
     runs = study["runs"].items()
+    for name, run in runs:
+        if not {"recipe", "seeds"} <= set(run) <= KEYS:
+            raise SystemExit(f"run '{name}' has the keys {', '.join(run)}; there are {', '.join(sorted(KEYS))}")
     most = max(len(run["seeds"]) for _, run in runs)
     shared = tuple(flat(study.get("set", {})))
     return [

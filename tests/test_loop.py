@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from surebound.cli.app import app
 from surebound.errors import DataError, ModelError, UsageError
 from surebound.fit import data_of, fit, fresh
 from surebound.graph.onnx_import import load_onnx
+from surebound.graph.torch_export import trace
+from surebound.loop import provable as provable_module
 from surebound.loop import work as work_module
-from surebound.loop.curve import Curve
+from surebound.loop.ablate import ablate
+from surebound.loop.curve import COLUMNS, Curve, Row
 from surebound.loop.dense import Dense
 from surebound.loop.graft import graft_run
+from surebound.loop.lottery import lottery
+from surebound.loop.provable import make_provable
 from surebound.loop.prune import prune
-from surebound.loop.settings import settings_of
+from surebound.loop.settings import VARIATIONS, settings_of
 from surebound.nets.grafted import GraftedReLU
 from surebound.runs import load_network
 from surebound.sparsify.mask_file import MaskFile, write_released
@@ -315,7 +321,7 @@ def test_other_settings_in_the_same_folder_are_refused(run: Path, tmp_path: Path
 )
 def test_settings_that_make_no_sense_are_refused(kind: str, part: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        settings_of(kind, recipe_of(RECIPE), [part])
+        settings_of((kind, "curve"), recipe_of(RECIPE), [part])
 
 
 def test_folders_that_are_no_finished_runs_are_refused(run: Path, tmp_path: Path) -> None:
@@ -328,6 +334,129 @@ def test_folders_that_are_no_finished_runs_are_refused(run: Path, tmp_path: Path
     graft_run(run, tmp_path / "grafted", grafting())
     with pytest.raises(UsageError, match="has grafted neurons, which cannot be rewound; use prune.then=rate-rewind"):
         prune(tmp_path / "grafted" / "ratio-0.5", tmp_path / "other", pruning(rounds=1))
+
+
+# ---------------------------------------------------------------- tickets, ablations, the whole loop
+
+
+def test_tickets_are_chosen_by_validation_and_compared_on_test_images(tmp_path: Path) -> None:
+    own = {"lottery": {"seeds": [0, 3], "images": 8}, "prune": {"rate": 0.5, "rounds": 2, "images": 60}}
+    parts = [{**RECIPE, **own, "curve": CURVE, "run": {"epochs": 1, "batch": 50}}]
+    found = lottery(parts, tmp_path)
+    assert [ticket.seed for ticket in found] == [0, 3]
+    for ticket in found:
+        rows = Curve(tmp_path / f"seed-{ticket.seed}" / "rounds" / "curve.csv").rows()
+        good = [row for row in rows[1:] if row.clean >= rows[0].clean and row.verified >= rows[0].verified]
+        assert ticket.name == (min(good, key=lambda row: row.weights).name if good else "")
+        tests = Curve(tmp_path / f"seed-{ticket.seed}" / "test.csv").rows()
+        assert tests[0].clean == ticket.test_dense_clean and tests[-1].verified == ticket.test_verified
+        dense = Dense.read(tmp_path / f"seed-{ticket.seed}" / "dense")
+        assert dense.recipe["seed"] == ticket.seed
+    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == 2
+    assert lottery(parts, tmp_path) == found
+    with pytest.raises(UsageError, match="trained from its initialisation"):
+        lottery([{"prune": {"then": "fine-tune"}}], tmp_path / "other")
+    with pytest.raises(UsageError, match="lottery.seeds must be different"):
+        lottery([{"lottery": {"seeds": [1, 1]}}], tmp_path / "other")
+
+
+def test_ablations_differ_in_what_they_say_and_share_the_dense_row(run: Path, tmp_path: Path) -> None:
+    own = grafting()[0] | {"ablate": {"only": ["as-published", "random", "pruned"]}}
+    found = ablate(run, tmp_path, [own])
+    assert [(each.variation, each.row.name) for each in found] == [
+        ("as-published", "dense"), ("as-published", "ratio-0.5"), ("random", "ratio-0.5"), ("pruned", "ratio-0.5"),
+    ]  # fmt: skip
+    files = {name: tmp_path / name / "ratio-0.5" / "masks.safetensors" for name in own["ablate"]["only"]}
+    masks = {name: MaskFile.read(path).masks for name, path in files.items()}
+    assert all(torch.equal(mask, masks["pruned"][site]) for site, mask in masks["as-published"].items())
+    assert any(not torch.equal(mask, masks["random"][site]) for site, mask in masks["as-published"].items())
+    assert Curve(tmp_path / "random" / "curve.csv").rows()[0] == found[0].row
+    assert (tmp_path / "plots" / "ablation.png").exists()
+    with pytest.raises(UsageError, match="there is no 'sop'; do you mean 'sap'"):
+        ablate(run, tmp_path / "other", [{"ablate": {"only": ["sop"]}}])
+
+
+def test_every_variation_is_a_setting_that_exists() -> None:
+    for change in VARIATIONS.values():
+        settings_of(("graft", "curve"), recipe_of(RECIPE), [{"graft": change}])
+
+
+PROVABLE = {
+    "steps": 4, "epochs": 1, "score_images": 20, "score_timeout": 0.1, "test_images": 10, "loss": 1.0,
+}  # fmt: skip
+
+
+def test_the_loop_keeps_what_is_better_and_stops_when_nothing_is(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are scripted: of the tuned, grafted and pruned networks the grafted one alone verifies more."""
+    plain = provable_module.Steps.measure
+
+    def scripted(self: Any, name: str, network: nn.Module, masks: Any) -> Any:
+        found = plain(self, name, network, masks)
+        verified = 0.6 if "graft" in name and "02" in name else 0.5
+        return replace(found, row=replace(found.row, verified=verified, clean=0.9, seconds=1.0))
+
+    monkeypatch.setattr(provable_module.Steps, "measure", scripted)
+    found = make_provable(run, tmp_path, [{"provable": {**PROVABLE, "steps": 9}, "curve": CURVE}])
+    names = [row.name for row in found.rows]
+    assert names == [
+        "as it came", "step-01-tune", "step-02-graft", "step-03-tune", "step-04-graft", "step-05-prune",
+    ]  # fmt: skip
+    assert found.chosen == "step-02-graft"
+    first, second = (MaskFile.read(tmp_path / name / "masks.safetensors").masks for name in (names[2], names[4]))
+    assert all(bool((second[site] | ~mask).all()) for site, mask in first.items())
+    total = sum(mask.numel() for mask in first.values())
+    assert sum(int(mask.sum()) for mask in first.values()) == round(0.15 * total)
+    assert sum(int(mask.sum()) for mask in second.values()) == round((round(0.15 * total) / total + 0.15) * total)
+    kept = MaskFile.read(tmp_path / names[5] / "masks.safetensors").masks
+    assert any(not bool(mask.all()) for mask in kept.values())
+
+
+def test_a_run_is_made_provable_and_leaves_a_network_a_file_and_a_report(run: Path, tmp_path: Path) -> None:
+    own = [{"provable": PROVABLE, "curve": CURVE}]
+    found = make_provable(run, tmp_path, own)
+    network, x = load_network(tmp_path), torch.rand(3, 1, 8, 8)
+    graph = load_onnx(tmp_path / "model.onnx")
+    answers = graph.original(x.reshape(3, *graph.input.shape)).flatten(1)  # pyright: ignore[reportOptionalCall]
+    assert torch.allclose(answers, network(x), atol=1e-5)
+    chosen = load_network(run if found.chosen == "as it came" else tmp_path / found.chosen)
+    assert torch.allclose(chosen(x), network(x), atol=1e-5)
+    page = (tmp_path / "report.html").read_text()
+    assert "Made provable" in page and found.chosen in page and page.count("<img") == 2
+    assert make_provable(run, tmp_path, own) == found
+    assert [row.name for row in Curve(tmp_path / "test.csv").rows()] == ["as it came", "made provable"]
+
+
+def test_better_means_more_proofs_or_faster_ones_without_losing_accuracy() -> None:
+    row = Row(**dict.fromkeys(COLUMNS, 0.5) | {"name": "a", "clean": 0.9, "seconds": 1.0})  # pyright: ignore
+    steps = object.__new__(provable_module.Steps)
+
+    def better(target: str, **changed: Any) -> bool:
+        object.__setattr__(steps, "values", {"provable": {"target": target, "loss": 0.02}})
+        return steps.better(replace(row, **changed), row, row)
+
+    assert better("verified", verified=0.6) and better("verified", verified=0.6, seconds=9.0)
+    assert not better("verified", verified=0.6, clean=0.87) and better("verified", verified=0.6, clean=0.885)
+    assert not better("verified") and not better("verified", seconds=0.96) and better("verified", seconds=0.9)
+    assert not better("time", verified=0.6, seconds=0.99) and better("time", seconds=0.5)
+    assert not better("time", verified=0.4, seconds=0.1)
+
+
+def test_a_file_is_made_provable_by_a_recipe_of_its_own(run: Path, tmp_path: Path) -> None:
+    given = {"data": "digits", "images": 100, "eps": 0.02, "run": {"batch": 50}, "measure": {"images": 10}}
+    own = [given | {"provable": {**PROVABLE, "steps": 1}, "curve": CURVE}]
+    found = make_provable(run / "model.onnx", tmp_path / "out", own)
+    assert [row.name for row in found.rows] == ["as it came", "step-01-tune"]
+    with pytest.raises(ModelError, match="does not take images of digits"):
+        make_provable(stored(tmp_path), tmp_path / "other", own)
+
+
+def stored(folder: Path) -> Path:
+    """An ONNX file of a network for other images."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(9, 4)).eval()
+    trace(network, torch.rand(1, 1, 3, 3)).to_onnx(str(folder / "other.onnx"))
+    return folder / "other.onnx"
 
 
 def test_commands(run: Path, tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ def study() -> ModuleType:
     return module
 
 
+def test_a_run_whose_name_makes_tables_of_it_is_refused(study: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(SMALL + "\n[runs.plain-0.5]\nrecipe = 'mnist-0.1-ibp'\nseeds = [0]\n")
+    with pytest.raises(SystemExit, match="run 'plain-0' has the keys 5; there are evaluate, recipe, seeds, set"):
+        study.trials(read_toml(tmp_path / "bad.toml"))
+
+
 @pytest.mark.parametrize("path", sorted(HOME.glob("*.toml")), ids=lambda path: path.stem)
 def test_a_study_asks_for_recipes_that_exist(path: Path, study: ModuleType) -> None:
     trials = study.trials(read_toml(path))

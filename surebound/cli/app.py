@@ -294,3 +294,89 @@ def graft(
     from surebound.cli.sparsify import run as work
 
     raise typer.Exit(work(Job("graft", run, config, settings or (), out, data_dir, common)))
+
+
+@app.command()
+@with_common
+def ablate(
+    run: Run,
+    out: Out,
+    config: Tables = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Changes a key, such as ablate.only=['sap','random']."),
+    ] = None,
+    data_dir: DataDir = None,
+    *,
+    common: Common,
+) -> None:
+    """Graft the network of RUN in many ways, side by side: what each part of linearity grafting is good for.
+
+    Goes on where an earlier call with the same settings stopped.
+    """
+    from surebound.cli.sparsify import Job
+    from surebound.cli.sparsify import run as work
+
+    raise typer.Exit(work(Job("ablate", run, config, settings or (), out, data_dir, common)))
+
+
+@app.command()
+@with_common
+def lottery(
+    out: Out,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE.toml", help="A recipe of your own.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A published recipe, such as fashion-0.1-crown-ibp.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Changes a key, such as lottery.seeds=[0] or prune.rounds=8."),
+    ] = None,
+    data_dir: DataDir = None,
+    *,
+    common: Common,
+) -> None:
+    """Look for certified lottery tickets: sparse networks that are at least as good as the dense one, from scratch.
+
+    Goes on where an earlier call with the same settings stopped.
+    """
+    from surebound.cli.sparsify import Lottery
+    from surebound.cli.sparsify import run as work
+
+    raise typer.Exit(work(Lottery(config, recipe, settings or (), out, data_dir, common)))
+
+
+@app.command("make-provable")
+@with_common
+def make_provable(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The folder of a finished run, or an ONNX file.", show_default=False)
+    ],
+    out: Out,
+    config: Tables = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="The data set.", show_default="the run's")] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(metavar="E", help="Radius in units of pixels; 8/255 will do.", show_default="the run's"),
+    ] = None,
+    target: Annotated[
+        Literal["verified", "time"], typer.Option(help="What is to get better: verified images, or time per proof.")
+    ] = "verified",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Changes a key, such as provable.loss=0.01 or run.batch=64."),
+    ] = None,
+    data_dir: DataDir = None,
+    *,
+    common: Common,
+) -> None:
+    """Graft, prune and train MODEL step by step, with the verifier in the loop, to the best trade.
+
+    Writes the smaller network, its ONNX file and a report. Goes on where an earlier call stopped.
+    """
+    from surebound.cli.sparsify import Provable
+    from surebound.cli.sparsify import run as work
+
+    raise typer.Exit(work(Provable(model, config, data, eps, target, settings or (), out, data_dir, common)))

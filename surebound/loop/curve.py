@@ -138,11 +138,13 @@ def best(rows: Sequence[Row]) -> Row:
     return max(rows, key=lambda row: (row.verified, row.clean))
 
 
-def as_text(rows: Sequence[Row]) -> str:
-    """A table in plain text."""
-    heads = ("name", "kernels", "weights", "grafted", "clean", "attacked", "verified", "unstable", "seconds")
-    lines = ["  ".join(f"{head:>10}" for head in heads)]
-    for row in rows:
-        shares = [f"{100 * getattr(row, head):9.1f}%" for head in heads[1:-1]]
-        lines.append("  ".join([f"{row.name:>10}", *shares, f"{row.seconds:10.3g}"]))
+def as_text(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
+    """A table in plain text; names: other ones than the rows' own."""
+    heads = ("kernels", "weights", "grafted", "clean", "attacked", "verified", "unstable")
+    shown = names or [row.name for row in rows]
+    wide = max(len(name) for name in ("name", *shown))
+    lines = ["  ".join([f"{'name':{wide}}", *(f"{head:>8}" for head in heads), "s/image"])]
+    for name, row in zip(shown, rows, strict=True):
+        shares = [f"{100 * getattr(row, head):7.1f}%" for head in heads]
+        lines.append("  ".join([f"{name:{wide}}", *shares, f"{row.seconds:7.3g}"]))
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from surebound.errors import DataError, UsageError
 from surebound.fit import Start, same_settings
 from surebound.loop.dense import Dense
-from surebound.loop.settings import recipe_in, settings_of
+from surebound.loop.settings import TUNING, recipe_in, settings_of
 from surebound.loop.work import Say, Sparse, Work, finished, quiet
 from surebound.nets.grafted import GatedReLU
 from surebound.reports.figures import require_matplotlib
@@ -43,7 +43,7 @@ def graft_run(
     with claimed(out):
         require_matplotlib()
         dense = Dense.read(run)
-        values = settings_of("graft", dense.recipe, parts)
+        values = settings_of(("graft", "curve"), dense.recipe, (TUNING, *parts))
         folder = same_settings(out, {"start": dense.digest, **values}, out / "curve.csv")
         work = Ratios(dense, values, folder, data_dir, say)
         work.all()

@@ -35,7 +35,7 @@ def prune(
     with claimed(out):
         require_matplotlib()
         dense = Dense.read(run)
-        values = settings_of("prune", dense.recipe, parts)
+        values = settings_of(("prune", "curve"), dense.recipe, parts)
         folder = same_settings(out, {"start": dense.digest, **values}, out / "curve.csv")
         work = Rounds(dense, values, folder, data_dir, say)
         work.all()

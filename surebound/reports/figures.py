@@ -131,6 +131,50 @@ COURSES = {
 """By picture: what it shows of the epochs of a run, and the words at its axis."""
 
 
+def side_by_side(networks: Mapping[str, Mapping[str, Any]], measures: Sequence[str]) -> bytes:
+    """Horizontal bars of some fractions, a group for each network."""
+    require_matplotlib()
+    figure = _figure(7.2, 0.8 + 0.2 * (len(measures) + 1) * len(networks))
+    axes = figure.subplots()
+    for place, (colour, measure) in enumerate(zip(LINES, measures, strict=False)):
+        at = [row * (len(measures) + 1) + place for row in range(len(networks))]
+        axes.barh(at, [100 * float(each[measure]) for each in networks.values()], color=colour, label=measure)
+    axes.set_yticks(
+        [row * (len(measures) + 1) + (len(measures) - 1) / 2 for row in range(len(networks))], list(networks)
+    )
+    axes.invert_yaxis()
+    axes.set_xlabel("% of the validation images")
+    axes.set_xlim(0, 100)
+    _plain(axes, grid="x")
+    figure.legend(loc="outside upper center", ncols=len(measures), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def against_steps(rows: Sequence[Mapping[str, Any]], chosen: str) -> dict[str, bytes]:
+    """Accuracies of candidates in their order, and seconds per image; the chosen one is marked."""
+    require_matplotlib()
+    pictures: dict[str, bytes] = {}
+    place = [row["name"] for row in rows].index(chosen)
+    for name, series, label, scale in (
+        ("accuracy", ("clean", "attacked", "verified"), "% of the validation images", 100),
+        ("seconds", ("seconds",), "seconds per image", 1),
+    ):
+        figure = _figure(7.2, 3.0)
+        axes = figure.subplots()
+        for colour, key in zip(LINES[1:], series, strict=False):
+            axes.plot(range(len(rows)), [scale * float(row[key]) for row in rows], color=colour, label=key, marker="o",
+                      markersize=4)  # fmt: skip
+        axes.axvline(place, color=FAINT, linestyle=":", linewidth=1)
+        axes.set_xticks(range(len(rows)), [row["name"].replace("step-", "") for row in rows], rotation=60, fontsize=8)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        _plain(axes, grid="y")
+        if len(series) > 1:
+            axes.legend(frameon=False, fontsize=9)
+        pictures[name] = _png(figure)
+    return pictures
+
+
 CURVES: Mapping[str, tuple[tuple[str, ...], str, float]] = {
     "accuracy": (("clean", "attacked", "verified"), "% of the validation images", 100),
     "stability": (("unstable", "crown"), "% of the neurons unstable", 100),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from surebound.attacks.adversarial import evaluating
 from surebound.sparsify.basis import Basis
+from surebound.sparsify.graft import ACTIVATIONS
 from surebound.sparsify.sites import recorded, relu_sites
 
 
@@ -29,7 +30,7 @@ class Fixed:
     intercept: float = 0.0
 
     def __call__(self, network: nn.Module, basis: Basis) -> dict[str, Line]:
-        shapes = relu_sites(network, basis.example)
+        shapes = relu_sites(network, basis.example, ACTIVATIONS)
         return {
             name: Line(torch.full(shape, self.slope), torch.full(shape, self.intercept))
             for name, shape in shapes.items()
@@ -49,7 +50,7 @@ class LeastSquares:
         shifts: dict[str, Tensor] = {}
         with torch.no_grad(), evaluating(network):
             for images, _ in basis.batches():
-                with recorded(network, (nn.ReLU,)) as found:
+                with recorded(network, ACTIVATIONS) as found:
                     network(images)
                 for name, value in found.items():
                     z = value.double()
