@@ -10,6 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from surebound.cli.app import app
+from surebound.loop.settings import ALL
+from surebound.sparsify.criteria import CHANNELS, INSTABILITY, SIGNIFICANCE, WEIGHTS
+from surebound.sparsify.lines import LINES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,7 +50,19 @@ def test_the_readme_names_commands_that_exist() -> None:
     made = [line.split()[1] for line in lines if line.startswith("make ")]
     assert made == ["demo", "test"] and set(made) <= targets
     typed = [shlex.split(line, comments=True) for line in lines if line.startswith("surebound ")]
-    assert [words[1] for words in typed] == ["verify", "bounds", "sweep", "train", "evaluate", "info"]
+    assert [words[1] for words in typed] == [
+        "verify", "bounds", "sweep", "train", "evaluate", "prune", "compress", "make-provable", "info",
+    ]  # fmt: skip
     for words in typed:
         shown = CliRunner().invoke(app, [words[1], "--help"]).stdout
         assert all(word in shown for word in words if word.startswith("--"))
+
+
+def test_the_page_on_sparse_networks_names_every_criterion_and_every_setting() -> None:
+    page = (ROOT / "docs" / "sparsify.md").read_text()
+    for name in (*WEIGHTS, *CHANNELS, *SIGNIFICANCE, *INSTABILITY, *LINES):
+        assert f"`{name}`" in page or f'"{name}"' in page, name
+    for table in ("prune", "graft"):
+        for key in ALL[table].defaults:
+            inside = ("tune", "gates", "masks", "images", "batch")
+            assert f"`{table}.{key}`" in page or f"{table}.{key}" in page or key in inside, f"{table}.{key}"
