@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 from surebound.attacks.adversarial import evaluating
 from surebound.data.dataset import Part
 from surebound.errors import UsageError
+from surebound.graph.graph_original import GraphOriginal
 from surebound.graph.torch_export import trace
 from surebound.machine import reset_peak, resident_peak
 from surebound.measures.stability import stability
@@ -20,6 +21,7 @@ from surebound.measures.verified import EvaluateConfig, evaluate, summary
 from surebound.nets.grafted import GraftedReLU
 from surebound.rowfile import complete_rows, replace_file, table
 from surebound.search.verify import VerifyConfig
+from surebound.sparsify.compress.run import compress
 from surebound.sparsify.masks import unmasked
 from surebound.training.recipe import Values
 
@@ -60,13 +62,18 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def measured(name: str, network: nn.Module, part: Part, values: Values, show: Callable[[str], None]) -> Row:
-    """The row of a network, by the settings' table `curve`; images are those of validation."""
+    """The row of a network, by the settings' table `curve`; images are those of validation.
+
+    Bounded and searched is the compressed network, so that channels that are gone cost nothing; answers and witnesses
+    are those of the network itself.
+    """
     plain = unmasked(network).eval()
     settings, eps = values["curve"], values["eps"]
     search = VerifyConfig(timeout=settings["timeout"], seed=values["seed"])
     config = EvaluateConfig(tuple(settings["methods"].split(",")), search=search)
     with evaluating(plain):
-        graph = trace(plain, part.images[:1])
+        whole = trace(plain, part.images[:1])
+        graph = replace(compress(whole).graph, original=GraphOriginal(whole))
         told = reset_peak()
         before = resident_peak() if told else 0
         judged = evaluate(graph, part, eps, config=config, show=show)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from surebound.data.augment import centred
 from surebound.data.dataset import Dataset, Part
 from surebound.fit import Start, data_of, fit, held_out
 from surebound.loop.curve import Curve, Row, best, measured
@@ -64,7 +65,8 @@ class Work:
 
     def basis(self, images: int, batch: int, keep: float = 1.0, initial: nn.Module | None = None) -> Basis:
         """What criteria look at."""
-        data = self.data.train.first(images)
+        part = self.data.train.first(images)
+        data = Part(centred(part.images, self.values["augment"]["size"]), part.labels, part.indices)
         return Basis(data, self.values["eps"], objective_of(self.values), batch, keep, initial, self.values["seed"])
 
     def row(self, name: str, network: nn.Module) -> None:
