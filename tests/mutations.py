@@ -38,6 +38,7 @@ OBJECTIVE: Selection = ("test_objectives.py", "quotient or gradients or classes"
 FUSED: Selection = ("test_objectives.py", "fused")
 RESUMED: Selection = ("test_recipes.py", "bit_for_bit and sgd")
 KILLED: Selection = ("test_recipes.py", "between_two_files")
+GATES: Selection = ("test_ops_contract.py", "gate")
 LIVE: Selection = ("test_ops_contract.py", "left_out")
 
 
@@ -967,6 +968,175 @@ MUTATIONS = (
         "self.epoch = (done - 1) // self.per_epoch + 1",
         "self.epoch += done % self.per_epoch == 1",
         KILLED,
+    ),
+    # --- sparse networks
+    Mutation(
+        "a gate's kink is forgotten",
+        "ops/piecewise.py",
+        "    kink = torch.where((x.lower < 0) & (x.upper > 0), (1 - gate.lower) * intercept.lower, ends[0])",
+        "    kink = ends[0]",
+        GATES,
+    ),
+    Mutation(
+        "a gate above one keeps its line's lower side",
+        "ops/piecewise.py",
+        "slope + up * free[0] + down * chord,",
+        "slope + up * free[0] + down * free[0],",
+        GATES,
+    ),
+    Mutation(
+        "a gate need not be about one line",
+        "graph/passes.py",
+        'gap.op != "sub" or gap.inputs[1] != line.name or',
+        'gap.op != "sub" or',
+        ("test_trace.py", "gate"),
+    ),
+    Mutation(
+        "a line's radius may be negative",
+        "training/balls.py",
+        "line = Ball(slope * x.centre + intercept, slope.abs() * x.radius)",
+        "line = Ball(slope * x.centre + intercept, slope * x.radius)",
+        ("test_sparse.py", "difference_quotients and grafted"),
+    ),
+    Mutation(
+        "small boxes shrink lines, too",
+        "training/balls.py",
+        "return Ball(*(torch.where(mask, a, b) for a, b in zip(line, relu, strict=True)))",
+        "return Ball(torch.where(mask, line.centre, relu.centre), relu.radius)",
+        ("test_sparse.py", "shrink"),
+    ),
+    Mutation(
+        "grafting again forgets the lines there were",
+        "sparsify/graft.py",
+        "        made.mask |= before.mask\n",
+        "",
+        ("test_sparse.py", "grafted_before"),
+    ),
+    Mutation(
+        "least squares forget the mean",
+        "sparsify/lines.py",
+        "variance, covariance = square - d.square(), product - d * active",
+        "variance, covariance = square, product - d * active",
+        ("test_sparse.py", "least_squares"),
+    ),
+    Mutation(
+        "variance forgets how far passes lie apart",
+        "sparsify/criteria/significance.py",
+        "spread = spread + old_spread + (mean - old_mean).square() * (before * count / both)",
+        "spread = spread + old_spread",
+        ("test_criteria.py", "by_hand and significance"),
+    ),
+    Mutation(
+        "significance adds up gradients with their signs",
+        "sparsify/criteria/significance.py",
+        "amount = gradient.abs().sum(0, dtype=torch.float64)",
+        "amount = gradient.sum(0, dtype=torch.float64).abs()",
+        ("test_criteria.py", "by_hand and significance"),
+    ),
+    Mutation(
+        "snip forgets the masks",
+        "sparsify/criteria/weights.py",
+        "mask_weights(basis.initial, masks_of(network))",
+        "basis.initial",
+        ("test_criteria.py", "present_masks"),
+    ),
+    Mutation(
+        "taylor is snip",
+        "sparsify/criteria/weights.py",
+        "totals[name] += (taken[name].detach() * gradient).double().square()",
+        "totals[name] += (taken[name].detach() * gradient).double().abs()",
+        ("test_criteria.py", "derivative"),
+    ),
+    Mutation(
+        "hydra's scores get no gradient",
+        "sparsify/criteria/hydra.py",
+        "return None, grads[0] * weight * score.sign(), None",
+        "return None, torch.zeros_like(score), None",
+        ("test_criteria.py", "hydra"),
+    ),
+    Mutation(
+        "slimming overwrites the scales",
+        "sparsify/criteria/channels.py",
+        "return {name: scale.abs().double() for name, scale in zip(of, scales.values(), strict=True)}",
+        "return {name: network.get_parameter(of[name].scale).data.abs_().double() for name in of}",
+        ("test_criteria.py", "by_hand and channel"),
+    ),
+    Mutation(
+        "the smallest scores stay",
+        "sparsify/select.py",
+        "mask[torch.argsort(scores, descending=True, stable=True)[:count]] = True",
+        "mask[torch.argsort(scores, descending=False, stable=True)[:count]] = True",
+        ("test_criteria.py", "among_those_there"),
+    ),
+    Mutation(
+        "a layer may die",
+        "sparsify/select.py",
+        "        score[safe] = math.inf\n",
+        "",
+        ("test_criteria.py", "among_those_there"),
+    ),
+    Mutation(
+        "what varies a little counts as constant",
+        "sparsify/compress/channels.py",
+        "by_channel((box.lower == box.upper)[0], groups.axes[name])",
+        "by_channel((box.upper - box.lower < 0.5)[0], groups.axes[name])",
+        ("test_compress.py", "sequential or borders"),
+    ),
+    Mutation(
+        "constants at the border count as inside",
+        "sparsify/compress/channels.py",
+        "even = bool((per_channel == per_channel[:, :1]).all())",
+        "even = True",
+        ("test_compress.py", "borders"),
+    ),
+    Mutation(
+        "a folded norm forgets the layer's bias",
+        "sparsify/compress/norms.py",
+        "(bias - mean) * factor + shift",
+        "-mean * factor + shift",
+        ("test_compress.py", "norms and folded"),
+    ),
+    Mutation(
+        "outputs that are NaN count as equal",
+        "sparsify/compress/frozen.py",
+        "if not gap <= SLACK * scale:",
+        "if gap > SLACK * scale:",
+        ("test_compress.py", "step_that_changes"),
+    ),
+    Mutation(
+        "merged lines forget their intercepts",
+        "sparsify/compress/lines.py",
+        "(slope[mask] * b[mask] + intercept[mask])",
+        "(slope[mask] * b[mask])",
+        ("test_compress.py", "lines_between"),
+    ),
+    Mutation(
+        "rewinding goes back to the trained weights",
+        "loop/prune.py",
+        "if rewound else network",
+        "if not rewound else network",
+        ("test_loop.py", "initialisation_of_everything"),
+    ),
+    Mutation(
+        "a ticket may lose proofs",
+        "loop/lottery.py",
+        "if row.clean >= dense.clean and row.verified >= dense.verified]",
+        "if row.clean >= dense.clean]",
+        ("test_loop.py", "a_ticket_is"),
+    ),
+    Mutation(
+        "accuracy may be lost without limit",
+        "loop/provable.py",
+        'if row.clean < came.clean - self.settings["loss"]:',
+        "if row.clean < 0:",
+        ("test_loop.py", "better_means"),
+    ),
+    Mutation(
+        "alpha-CROWN does not climb where nobody wants gradients",
+        "bounds/alpha.py",
+        "with torch.enable_grad():  # whoever asks for bounds may not want gradients",
+        "with torch.set_grad_enabled(torch.is_grad_enabled()):",
+        ("test_bounds_contract.py", "nobody"),
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(

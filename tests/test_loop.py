@@ -27,7 +27,7 @@ from surebound.loop.ablate import ablate
 from surebound.loop.curve import COLUMNS, Curve, Row
 from surebound.loop.dense import Dense
 from surebound.loop.graft import graft_run
-from surebound.loop.lottery import lottery
+from surebound.loop.lottery import lottery, ticket_among
 from surebound.loop.provable import make_provable
 from surebound.loop.prune import prune
 from surebound.loop.settings import VARIATIONS, settings_of
@@ -358,6 +358,20 @@ def test_tickets_are_chosen_by_validation_and_compared_on_test_images(tmp_path: 
         lottery([{"prune": {"then": "fine-tune"}}], tmp_path / "other")
     with pytest.raises(UsageError, match="lottery.seeds must be different"):
         lottery([{"lottery": {"seeds": [1, 1]}}], tmp_path / "other")
+
+
+def test_a_ticket_is_the_sparsest_that_loses_neither_accuracy_nor_proofs() -> None:
+    dense = Row(**dict.fromkeys(COLUMNS, 0.5) | {"name": "dense"})  # pyright: ignore
+    rows = [
+        dense,
+        replace(dense, name="a", weights=0.4),
+        replace(dense, name="b", weights=0.3, clean=0.6, verified=0.5),
+        replace(dense, name="c", weights=0.2, clean=0.9, verified=0.4),
+        replace(dense, name="d", weights=0.1, clean=0.4, verified=0.9),
+    ]
+    found = ticket_among(rows)
+    assert found is not None and found.name == "b"
+    assert ticket_among([rows[0], *rows[3:]]) is None
 
 
 def test_ablations_differ_in_what_they_say_and_share_the_dense_row(run: Path, tmp_path: Path) -> None:

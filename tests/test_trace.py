@@ -311,6 +311,16 @@ def test_a_gate_becomes_one_node():
     agree(graph, made(gate), 4)
 
 
+def test_what_mixes_two_lines_is_no_gate():
+    def mixed(m, x):
+        line, other = x * m.shift + m.w[0], x * m.shift + m.w[1]
+        return line + m.shift * (F.relu(x) - other)
+
+    graph = trace(made(mixed), noise(2, 4))
+    assert "gate" not in [node.op for node in graph]
+    agree(graph, made(mixed), 4)
+
+
 def test_warnings_and_logs_stay_inside(capfd):
     def decide(m, x):
         return x if x.sum() > 0 else -x
