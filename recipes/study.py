@@ -3,9 +3,10 @@
     python recipes/study.py recipes/mnist-0.1.toml --out studies --data-dir data --jobs 2
 
 A study names runs: a published recipe, what is changed of it, and seeds. Every run is `surebound train` into
-OUT/STUDY/RUN-SEED and `surebound evaluate` into its folder `verified`, with one thread each. Results go to a CSV file
-beside the study when all runs are done (`--table FILE` for another place), and a table with the mean and the standard
-deviation over seeds is printed.
+OUT/STUDY/RUN-SEED and `surebound evaluate` into its folder `verified`, with one thread each. It may name sparse
+networks besides: `surebound prune` or `graft` of runs it lists under `of`, into OUT/STUDY/RUN-NAME-SEED, and which
+network there is evaluated (`network`, such as "round-01"). Results go to a CSV file beside the study when all runs are
+done (`--table FILE` for another place), and a table with the mean and the standard deviation over seeds is printed.
 """
 
 from __future__ import annotations
@@ -30,19 +31,24 @@ SUMMARISED = ("attacked", "verified_ibp", "verified_crown", "verified", "unknown
 MEASURED = ("clean", "pgd", *SUMMARISED)
 COLUMNS = ("run", "recipe", "seed", *MEASURED, "train_cpu_s", "verify_cpu_s")
 KEYS = {"recipe", "seeds", "set", "evaluate"}
+SPARSE = {"command", "of", "network", "set", "evaluate"}
 """What a run may say; a dot in its name needs quotes, or TOML makes a table of what follows."""
 COMMAND = (sys.executable, "-m", "surebound")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run with one seed. settings: KEY=VALUE as `surebound train` takes them; evaluate: arguments of evaluate."""
+    """One run with one seed. settings: KEY=VALUE as the command takes them; evaluate: arguments of evaluate. recipe:
+    what is trained, or the command that makes a sparse network of the run `of`, the one in its folder `network`.
+    """
 
     run: str
     recipe: str
     seed: int
     settings: tuple[str, ...]
     evaluate: Mapping[str, Any]
+    of: str = ""
+    network: str = "."
 
     @property
     def name(self) -> str:
@@ -67,7 +73,7 @@ def trials(study: Mapping[str, Any]) -> list[Trial]:
             raise SystemExit(f"run '{name}' has the keys {', '.join(run)}; there are {', '.join(sorted(KEYS))}")
     most = max(len(run["seeds"]) for _, run in runs)
     shared = tuple(flat(study.get("set", {})))
-    return [
+    trained = [
         Trial(
             name, run["recipe"], run["seeds"][turn], (*shared, *flat(run.get("set", {}))),
             {**study["evaluate"], **run.get("evaluate", {})},
@@ -76,6 +82,19 @@ def trials(study: Mapping[str, Any]) -> list[Trial]:
         for name, run in runs
         if turn < len(run["seeds"])
     ]  # fmt: skip
+    return trained + [sparse for dense in trained for sparse in made_of(dense, study)]
+
+
+def made_of(dense: Trial, study: Mapping[str, Any]) -> Iterator[Trial]:
+    """The sparse networks that a study wants of a run."""
+    for name, sparse in study.get("sparse", {}).items():
+        if not {"command", "of", "network"} <= set(sparse) <= SPARSE:
+            raise SystemExit(f"'{name}' has the keys {', '.join(sparse)}; there are {', '.join(sorted(SPARSE))}")
+        if dense.run in sparse["of"]:
+            settings = tuple(flat(study.get("sparse-set", {}))) + tuple(flat(sparse.get("set", {})))
+            evaluate = {**dense.evaluate, **sparse.get("evaluate", {})}
+            of = f"{dense.run}-{name}"
+            yield Trial(of, sparse["command"], dense.seed, settings, evaluate, dense.name, sparse["network"])
 
 
 def spent(command: list[str], log: Path) -> float:
@@ -100,11 +119,13 @@ def carry_out(trial: Trial, out: Path, data_dir: list[str]) -> dict[str, Any]:
         replace_file(clock, json.dumps(times).encode())
 
     if not (folder / "summary.json").exists():
-        settings = [word for setting in (*trial.settings, f"seed={trial.seed}") for word in ("--set", setting)]
-        timed("train", "train", "--recipe", trial.recipe, *settings, "--out", str(folder))
+        own = (*trial.settings, *([] if trial.of else [f"seed={trial.seed}"]))
+        settings = [word for setting in own for word in ("--set", setting)]
+        what = [trial.recipe, str(out / trial.of)] if trial.of else ["train", "--recipe", trial.recipe]
+        timed("train", *what, *settings, "--out", str(folder))
     if not (folder / "verified" / "summary.json").exists():
         told = [word for key, value in trial.evaluate.items() for word in (f"--{key}", str(value))]
-        timed("verify", "evaluate", str(folder), *told, "--out", str(folder / "verified"))
+        timed("verify", "evaluate", str(folder / trial.network), *told, "--out", str(folder / "verified"))
     row = {"run": trial.run, "recipe": trial.recipe, "seed": trial.seed, **measured(folder / "verified")}
     print(f"{out.name} {trial.name}: " + ", ".join(f"{name} {row[name]:.1%}" for name in MEASURED), flush=True)
     return row | {f"{stage}_cpu_s": round(seconds) for stage, seconds in times.items()}
@@ -151,7 +172,13 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     data_dir = ["--data-dir", str(args.data_dir)] if args.data_dir else []
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(lambda trial: carry_out(trial, out, data_dir), wanted))
+        rows = [  # sparse networks when the runs they are made of are there
+            row
+            for sparse in (False, True)
+            for row in pool.map(
+                lambda trial: carry_out(trial, out, data_dir), (t for t in wanted if bool(t.of) is sparse)
+            )
+        ]
     replace_file(args.table or args.study.with_suffix(".csv"), table(COLUMNS, rows))
     print(summary(rows))
 

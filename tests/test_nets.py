@@ -30,6 +30,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 TINY: dict[str, dict[str, Any]] = {
     "cnn7": {"width": 2},
     "cnn7l": {"width": 2},
+    "cnn_a": {"width": 2},
     "cnn_b": {"width": 2},
     "convbig": {"width": 2},
     "densenet": {"growth": 2, "in_shape": [3, 8, 8]},
@@ -65,6 +66,8 @@ PUBLISHED = [
     ("convbig", {"data": "mnist"}, 1_974_762, 48_064),
     ("convbig", {}, 2_466_858, 62_464),
     ("convbig", {"data": "svhn"}, 2_466_858, 62_464),
+    ("cnn_a", {}, 214_918, 6_244),
+    ("cnn_a", {"data": "mnist"}, 166_406, 4_804),
     ("cnn_b", {}, 2_118_856, 16_634),
     ("resnet_2b", {}, 112_006, 6_244),
     ("resnet_4b", {}, 123_734, 14_436),

@@ -30,6 +30,22 @@ def convbig(
     return classifier(images_of(data, in_shape, classes), [*convs, dense(16 * width), dense(16 * width)], seed)
 
 
+def cnn_a(
+    data: str | None = "cifar10",
+    in_shape: Sequence[int] | None = None,
+    classes: int | None = None,
+    width: int = 16,
+    norm: bool = False,
+    seed: int = 0,
+) -> nn.Sequential:
+    """CNN-A (SDP verification, Dathathri et al. 2020): two convolutions 4 x 4 with stride 2, FC 100.
+
+    norm: batch norm behind convolutions.
+    """
+    layers = [conv(width, 4, 2, norm=norm), conv(2 * width, 4, 2, norm=norm), dense(100)]
+    return classifier(images_of(data, in_shape, classes), layers, seed)
+
+
 def cnn_b(
     data: str | None = "cifar10",
     in_shape: Sequence[int] | None = None,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from torch import nn
 
 from surebound.errors import UsageError
-from surebound.nets.cnn import cnn7, cnn7l, cnn_b, convbig, lenet5, vgg
+from surebound.nets.cnn import cnn7, cnn7l, cnn_a, cnn_b, convbig, lenet5, vgg
 from surebound.nets.densenet import densenet, densenet_64
 from surebound.nets.mlp import lenet_300_100, mlp, mlp_8x200, mlp_64_64
 from surebound.nets.mobilenet import mobilenet_v1, mobilenet_v2
@@ -24,9 +24,9 @@ NETWORKS: Mapping[str, Factory] = MappingProxyType(
     {
         factory.__name__: factory
         for factory in (
-            cnn7, cnn7l, cnn_b, convbig, densenet, densenet_64, digits_cnn, lenet5, lenet_300_100, mlp, mlp_64_64,
-            mlp_8x200, mobilenet_v1, mobilenet_v2, resnet18, resnet18_nr, resnet32, resnet_2b, resnet_4b, resnext,
-            resnext_64, vgg, wide_resnet, wide_resnet_64,
+            cnn7, cnn7l, cnn_a, cnn_b, convbig, densenet, densenet_64, digits_cnn, lenet5, lenet_300_100, mlp,
+            mlp_64_64, mlp_8x200, mobilenet_v1, mobilenet_v2, resnet18, resnet18_nr, resnet32, resnet_2b, resnet_4b,
+            resnext, resnext_64, vgg, wide_resnet, wide_resnet_64,
         )
     }
 )  # fmt: skip
