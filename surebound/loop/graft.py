@@ -16,12 +16,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from surebound.errors import DataError, UsageError
-from surebound.fit import Start, same_settings
+from surebound.fit import Start
 from surebound.loop.dense import Dense
-from surebound.loop.settings import TUNING, recipe_in, settings_of
+from surebound.loop.settings import TUNING, recipe_in
 from surebound.loop.work import Say, Sparse, Work, finished, quiet
 from surebound.nets.grafted import GatedReLU
-from surebound.reports.figures import require_matplotlib
 from surebound.rowfile import claimed
 from surebound.sparsify.criteria import INSTABILITY, SIGNIFICANCE
 from surebound.sparsify.graft import ACTIVATIONS, gate, gates_of, graft, grafting_groups
@@ -41,11 +40,7 @@ def graft_run(
     What is there with the same settings goes on. Raises UsageError, DataError, ModelError.
     """
     with claimed(out):
-        require_matplotlib()
-        dense = Dense.read(run)
-        values = settings_of(("graft", "curve"), dense.recipe, (TUNING, *parts))
-        folder = same_settings(out, {"start": dense.digest, **values}, out / "curve.csv")
-        work = Ratios(dense, values, folder, data_dir, say)
+        work = Ratios.begun(Dense.read(run), out, ("graft", "curve"), (TUNING, *parts), data_dir, say)
         work.all()
         return finished(work)
 

@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from surebound.data.augment import centred
 from surebound.data.dataset import Part, in_unit
 from surebound.errors import ModelError, UsageError
-from surebound.fit import Start, example, same_settings
+from surebound.fit import Start, example
 from surebound.graph.torch_export import trace
 from surebound.loop.compress import FACTORY, graph_of
 from surebound.loop.curve import Curve, Row, measured
 from surebound.loop.dense import Dense
-from surebound.loop.settings import TUNING, recipe_in, settings_of
+from surebound.loop.settings import TUNING, recipe_in
 from surebound.loop.work import Say, Work, quiet
 from surebound.nets.from_graph import described, module_of
 from surebound.nets.grafted import GraftedReLU
-from surebound.reports.figures import against_steps, require_matplotlib
+from surebound.reports.figures import against_steps
 from surebound.reports.provable_page import provable_page
 from surebound.rowfile import claimed
 from surebound.runs import Recipe
@@ -100,12 +100,9 @@ def make_provable(
     ModelError.
     """
     with claimed(out):
-        require_matplotlib()
         plain = [{name: value for name, value in part.items() if name not in ("provable", "curve")} for part in parts]
         dense = dense_of(model, plain)
-        values = settings_of(("provable", "curve"), dense.recipe, (TUNING, *parts))
-        folder = same_settings(out, {"start": dense.digest, **values}, out / "curve.csv")
-        return Steps(dense, values, folder, data_dir, say).all()
+        return Steps.begun(dense, out, ("provable", "curve"), (TUNING, *parts), data_dir, say).all()
 
 
 @dataclass(frozen=True, eq=False)

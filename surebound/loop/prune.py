@@ -13,11 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from surebound.fit import Start, same_settings
+from surebound.fit import Start
 from surebound.loop.dense import Dense
-from surebound.loop.settings import by_channel, criterion_of, recipe_in, settings_of
+from surebound.loop.settings import by_channel, criterion_of, recipe_in
 from surebound.loop.work import Say, Sparse, Work, finished, quiet
-from surebound.reports.figures import require_matplotlib
 from surebound.rowfile import claimed
 from surebound.sparsify.layers import channels, weights
 from surebound.sparsify.mask_file import MaskFile
@@ -33,11 +32,7 @@ def prune(
     What is there with the same settings goes on. Raises UsageError, DataError, ModelError.
     """
     with claimed(out):
-        require_matplotlib()
-        dense = Dense.read(run)
-        values = settings_of(("prune", "curve"), dense.recipe, parts)
-        folder = same_settings(out, {"start": dense.digest, **values}, out / "curve.csv")
-        work = Rounds(dense, values, folder, data_dir, say)
+        work = Rounds.begun(Dense.read(run), out, ("prune", "curve"), parts, data_dir, say)
         work.all()
         return finished(work)
 

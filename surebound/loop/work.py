@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import nn
 
 from surebound.data.augment import centred
 from surebound.data.dataset import Dataset, Part
-from surebound.fit import Start, data_of, fit, held_out
+from surebound.fit import Start, data_of, fit, held_out, same_settings
 from surebound.loop.curve import Curve, Row, best, measured
 from surebound.loop.dense import Dense
-from surebound.loop.settings import recipe_in
-from surebound.reports.figures import against_sparsity
+from surebound.loop.settings import recipe_in, settings_of
+from surebound.reports.figures import against_sparsity, require_matplotlib
 from surebound.runs import RunFolder, load_network
 from surebound.sparsify.basis import Basis
 from surebound.training.recipe import Values, objective_of
 
 Say = Callable[[str, int, int], None]
 """Told words and the steps done of all."""
+
+
+W = TypeVar("W", bound="Work")
 
 
 def quiet(words: str, done: int, total: int) -> None:
@@ -47,6 +51,17 @@ class Work:
     folder: RunFolder
     data_dir: Path | None
     say: Say
+
+    @classmethod
+    def begun(
+        cls: type[W], dense: Dense, out: Path, tables: Sequence[str], parts: Sequence[Mapping[str, Any]],
+        data_dir: Path | None, say: Say,
+    ) -> W:  # fmt: skip
+        """The work in the folder `out`, which may hold a beginning of it by the same settings."""
+        require_matplotlib()
+        values = settings_of(tables, dense.recipe, parts)
+        folder = same_settings(out, {"start": dense.digest, **values}, out / "curve.csv")
+        return cls(dense, values, folder, data_dir, say)
 
     @cached_property
     def data(self) -> Dataset:
