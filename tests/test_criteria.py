@@ -343,6 +343,16 @@ def test_splits_are_those_of_the_proof_trees() -> None:
     assert all(bool((score % 1 <= 0.5).all()) for score in found.values())
 
 
+def test_maxima_are_no_neurons() -> None:
+    """Their ReLUs, which bounds make of them, can be split, but not grafted."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(),
+        nn.Linear(5, 3),
+    )  # fmt: skip
+    found = Splits(timeout=1.0)(net.double().eval(), basis(eps=0.2))
+    assert {name: tuple(score.shape) for name, score in found.items()} == {"1": (3, 4, 4), "5": (5,)}
+
+
 def test_instability_by_tighter_bounds_is_no_larger() -> None:
     net, on = network(), basis(eps=0.15)
     ibp, crown, alpha = (Unstable(bounds)(net, on) for bounds in ("ibp", "crown", "alpha-crown"))

@@ -352,7 +352,8 @@ def lottery(
 @with_common
 def make_provable(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a finished run, or an ONNX file.", show_default=False)
+        str,
+        typer.Argument(metavar="MODEL", help="Run folder, ONNX file, or package.module:factory.", show_default=False),
     ],
     out: Out,
     config: Tables = None,
@@ -364,6 +365,7 @@ def make_provable(
     target: Annotated[
         Literal["verified", "time"], typer.Option(help="What is to get better: verified images, or time per proof.")
     ] = "verified",
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="The tensors of a factory's network.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Changes a key, such as provable.loss=0.01 or run.batch=64."),
@@ -379,4 +381,4 @@ def make_provable(
     from surebound.cli.sparsify import Provable
     from surebound.cli.sparsify import run as work
 
-    raise typer.Exit(work(Provable(model, config, data, eps, target, settings or (), out, data_dir, common)))
+    raise typer.Exit(work(Provable(model, weights, config, data, eps, target, settings or (), out, data_dir, common)))

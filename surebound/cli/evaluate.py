@@ -83,10 +83,10 @@ def evaluated(job: Job) -> dict[str, Any]:
             raise UsageError("give --n or --indices, not both")
         import torch
 
-        from surebound.cli.loading import load_model
         from surebound.data.augment import centred
         from surebound.data.readers import data_folder, load_part
         from surebound.measures.verified import EvaluateConfig, check_asked, evaluate, summary
+        from surebound.models import load_model
         from surebound.runs import crop_of
         from surebound.search.verify import VerifyConfig
 

@@ -121,7 +121,8 @@ class Lottery:
 class Provable:
     """A model that is to be proven."""
 
-    model: Path
+    model: str
+    weights: Path | None
     config: Path | None
     data: str | None
     eps: str | None
@@ -142,7 +143,7 @@ class Provable:
             asked["data"] = self.data
         if self.eps is not None:
             asked["eps"] = number(self.eps, "--eps")
-        found = make_provable(self.model, self.out, [asked, *parts], self.data_dir, tell)
+        found = make_provable(self.model, self.out, [asked, *parts], self.data_dir, tell, self.weights)
         rows = [found.test_before, found.test_after]
         text = f"chosen: {found.chosen}; on test images:\n{as_text(rows)}\nsee {self.out / 'report.html'}"
         values = {name: asdict(getattr(found, name)) for name in ("before", "after", "test_before", "test_after")}

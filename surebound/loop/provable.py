@@ -9,7 +9,6 @@ and compared with the one that came, on test images.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,13 +21,14 @@ from torch import Tensor, nn
 from surebound.data.augment import centred
 from surebound.data.dataset import Part, in_unit
 from surebound.errors import ModelError, UsageError
-from surebound.fit import Start, example
+from surebound.fit import Start, data_of, example
 from surebound.graph.torch_export import trace
-from surebound.loop.compress import FACTORY, graph_of
+from surebound.loop.compress import FACTORY
 from surebound.loop.curve import Curve, Row, measured
 from surebound.loop.dense import Dense
 from surebound.loop.settings import TUNING, recipe_in
 from surebound.loop.work import Say, Work, quiet
+from surebound.models import load_model
 from surebound.nets.from_graph import described, module_of
 from surebound.nets.grafted import GraftedReLU
 from surebound.reports.figures import against_steps
@@ -80,28 +80,32 @@ class Provable:
     rows: tuple[Row, ...]
 
 
-def dense_of(model: Path, given: Sequence[Mapping[str, Any]]) -> Dense:
-    """A run folder with its recipe, or an ONNX file with the default one, changed by what is given."""
-    if model.is_dir():
-        return Dense.read(model)
-    net = Frozen.of(graph_of(model)).as_float()
-    network = module_of(net)
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+def dense_of(model: str, weights: Path | None, given: Sequence[Mapping[str, Any]], data_dir: Path | None) -> Dense:
+    """A run folder with its recipe; another model with the default one, changed by what is given."""
+    if Path(model).is_dir() and weights is None:
+        return Dense.read(Path(model))
     recipe = recipe_of({"objective": {"name": "mtl-ibp"}, "run": {"optimiser": "adam", "clip": 8.0}}, *given)
-    return Dense(model, recipe, network, Recipe(FACTORY, described(net)), digest)
+    graph, digest = load_model(model, weights, example(recipe, data_of(recipe, data_dir).train))
+    net = Frozen.of(graph).as_float()
+    return Dense(Path(model), recipe, module_of(net), Recipe(FACTORY, described(net)), digest)
 
 
 def make_provable(
-    model: Path, out: Path, parts: Sequence[Mapping[str, Any]], data_dir: Path | None = None, say: Say = quiet
+    model: str | Path,
+    out: Path,
+    parts: Sequence[Mapping[str, Any]],
+    data_dir: Path | None = None,
+    say: Say = quiet,
+    weights: Path | None = None,
 ) -> Provable:
     """Find the best trade between accuracy and proofs; parts: settings with the tables `provable` and `curve`.
 
-    model: a run folder or an ONNX file. What is there with the same settings goes on. Raises UsageError, DataError,
-    ModelError.
+    model: a run folder, an ONNX file, or package.module:factory with the file of its `weights`. What is there with the
+    same settings goes on. Raises UsageError, DataError, ModelError.
     """
     with claimed(out):
         plain = [{name: value for name, value in part.items() if name not in ("provable", "curve")} for part in parts]
-        dense = dense_of(model, plain)
+        dense = dense_of(str(model), weights, plain, data_dir)
         return Steps.begun(dense, out, ("provable", "curve"), (TUNING, *parts), data_dir, say).all()
 
 

@@ -37,7 +37,8 @@ class Splits:
         search = VerifyConfig(timeout=self.timeout, attack="none", seed=basis.seed)
         with evaluating(network):
             graph = trace(network, basis.example)
-            nodes = activations(prepare(graph))
+            own = {node.name for node in activations(graph)}  # maxima have ReLUs of their own when they are bounded
+            nodes = [node for node in activations(prepare(graph)) if node.name in own]
             judged = evaluate(graph, data, basis.eps, config=EvaluateConfig(("clean", "complete"), search=search))
             flags = unstable(graph, data.images, basis.eps, BOUNDS["crown"]())
         counts = {node.inputs[0]: torch.zeros(node.numel, dtype=torch.float64) for node in nodes}
