@@ -15,7 +15,7 @@ from surebound.data.dataset import Part
 from surebound.errors import DataError
 from surebound.graph.torch_export import trace
 from surebound.ops.record import Interval
-from surebound.sparsify.criteria.instability import activations, image_boxes, unstable
+from surebound.sparsify.criteria.instability import bounded_form, image_boxes, unstable
 
 BATCH = 32
 """Images per pass."""
@@ -63,8 +63,8 @@ def stability(network: nn.Module, part: Part, eps: float) -> Stability:
     with evaluating(network):
         graph = trace(network, part.images[:1])
         flags = unstable(graph, part.images, eps, Crown())
-        params = {name: value.detach() for name, value in graph.values(part.images.dtype).items()}
-    nodes, root = activations(graph), graph.input.name
+    graph, nodes = bounded_form(graph)
+    root, params = graph.input.name, {n: value.detach() for n, value in graph.values(part.images.dtype).items()}
     rules, values = plan(graph, (root,)), unperturbed(plan(graph, (root,)), params)
     totals = torch.zeros(len(nodes), 5, dtype=torch.float64)
     for images in part.images.split(BATCH):

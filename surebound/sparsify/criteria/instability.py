@@ -17,6 +17,7 @@ from surebound.bounds.query import Method, Query
 from surebound.data.dataset import in_unit
 from surebound.errors import UsageError
 from surebound.graph.ir import Graph, Node
+from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
 from surebound.regions import Box
 from surebound.sparsify.basis import Basis
@@ -43,6 +44,12 @@ def activations(graph: Graph) -> list[Node]:
     return [node for node in graph.nodes if node.op in ("relu", "graft")]
 
 
+def bounded_form(graph: Graph) -> tuple[Graph, list[Node]]:
+    """The graph as it is bounded, and its nodes for `activations(graph)`: maxima have ReLUs of their own there."""
+    own, prepared = {node.name for node in activations(graph)}, prepare(graph)
+    return prepared, [node for node in activations(prepared) if node.name in own]
+
+
 def unstable(graph: Graph, images: Tensor, eps: float, method: Method | None = None) -> list[Tensor]:
     """For each activation of `activations(graph)` bool [B, *shape]: l < 0 < u and not grafted.
 
@@ -50,9 +57,9 @@ def unstable(graph: Graph, images: Tensor, eps: float, method: Method | None = N
     the l-infinity norm within [0, 1].
     """
     chosen = Ibp() if method is None else method
+    graph, nodes = bounded_form(graph)
     params = graph.values(images.dtype, images.device)
     spec = torch.zeros(1, 1, *graph.output.shape, dtype=images.dtype, device=images.device)
-    nodes = activations(graph)
     found: list[list[Tensor]] = [[] for _ in nodes]
     for piece in images.split(BATCH):
         with torch.no_grad():

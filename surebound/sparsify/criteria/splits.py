@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from surebound.attacks.adversarial import evaluating
 from surebound.data.dataset import Part, in_unit
 from surebound.errors import UsageError
-from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
 from surebound.measures.verified import EvaluateConfig, evaluate
 from surebound.search.verify import VerifyConfig
 from surebound.sparsify.basis import Basis
-from surebound.sparsify.criteria.instability import BOUNDS, activations, by_site, unstable
+from surebound.sparsify.criteria.instability import BOUNDS, bounded_form, by_site, unstable
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Splits:
         search = VerifyConfig(timeout=self.timeout, attack="none", seed=basis.seed)
         with evaluating(network):
             graph = trace(network, basis.example)
-            own = {node.name for node in activations(graph)}  # maxima have ReLUs of their own when they are bounded
-            nodes = [node for node in activations(prepare(graph)) if node.name in own]
+            nodes = bounded_form(graph)[1]
             judged = evaluate(graph, data, basis.eps, config=EvaluateConfig(("clean", "complete"), search=search))
             flags = unstable(graph, data.images, basis.eps, BOUNDS["crown"]())
         counts = {node.inputs[0]: torch.zeros(node.numel, dtype=torch.float64) for node in nodes}
