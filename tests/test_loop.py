@@ -41,7 +41,7 @@ pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 RECIPE = {
     "images": 200,
     "eps": 0.03,
-    "network": {"name": "cnn7l", "data": "digits", "width": 2},
+    "network": {"name": "cnn_a", "data": "digits", "width": 2, "norm": True},
     "objective": {"name": "fgsm"},
     "run": {"epochs": 2, "batch": 50, "rate": 0.05, "keep": [1]},
     "measure": {"images": 20, "attack_steps": 2},

@@ -16,7 +16,7 @@ from surebound.errors import UsageError
 from surebound.graph.graph_original import GraphOriginal
 from surebound.graph.torch_export import trace
 from surebound.machine import reset_peak, resident_peak
-from surebound.measures.stability import stability
+from surebound.measures.stability import stability_of
 from surebound.measures.verified import EvaluateConfig, evaluate, summary
 from surebound.nets.grafted import GraftedReLU
 from surebound.rowfile import complete_rows, replace_file, table
@@ -79,7 +79,7 @@ def measured(name: str, network: nn.Module, part: Part, values: Values, show: Ca
         judged = evaluate(graph, part, eps, config=config, show=show)
         added = resident_peak() - before if told else 0
     found = summary(judged)
-    stable = stability(plain, part, eps)
+    stable = stability_of(whole, part, eps)
     looked = [item for item in judged if item.outcome is not None]
     return Row(
         name,

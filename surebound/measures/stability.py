@@ -13,6 +13,7 @@ from surebound.bounds.ibp import propagate, unperturbed
 from surebound.bounds.plan import plan
 from surebound.data.dataset import Part
 from surebound.errors import DataError
+from surebound.graph.ir import Graph
 from surebound.graph.torch_export import trace
 from surebound.ops.record import Interval
 from surebound.sparsify.criteria.instability import bounded_form, image_boxes, unstable
@@ -61,7 +62,12 @@ def stability(network: nn.Module, part: Part, eps: float) -> Stability:
     if len(part) == 0:
         raise DataError("stability is a mean over images and there are none")
     with evaluating(network):
-        graph = trace(network, part.images[:1])
+        return stability_of(trace(network, part.images[:1]), part, eps)
+
+
+def stability_of(graph: Graph, part: Part, eps: float) -> Stability:
+    """`stability` of a traced network."""
+    with torch.no_grad():
         flags = unstable(graph, part.images, eps, Crown())
     graph, nodes = bounded_form(graph)
     root, params = graph.input.name, {n: value.detach() for n, value in graph.values(part.images.dtype).items()}
