@@ -116,6 +116,7 @@ def test_rewinding_goes_back_to_an_epoch_that_was_kept(run: Path, tmp_path: Path
         prune(tmp_path / "lost", tmp_path / "other", pruning(epoch=1, rounds=1))
 
 
+@pytest.mark.slow
 def test_other_modes_go_on_with_the_weights_at_hand(run: Path, tmp_path: Path, starts: Starts) -> None:
     trained = load_network(run).state_dict()
     prune(run, tmp_path / "again", pruning(then="rate-rewind", rounds=1))
@@ -153,6 +154,7 @@ def test_rounds_take_exactly_their_part_of_the_kernels_and_never_give_it_back(ru
     assert found.rows[2].kernels == pytest.approx(0.25, abs=0.01) and found.rows[0].kernels == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["slimming", "refill", "nrs", "snip", "taylor"])
 def test_every_kind_of_criterion_runs(criterion: str, run: Path, tmp_path: Path) -> None:
     prune(run, tmp_path, pruning(criterion={"name": criterion}, rounds=1, rate=0.3))
@@ -187,6 +189,7 @@ def test_grafted_networks_have_their_ratio_and_start_with_the_lines_asked_for(
     assert starts.recipes[0]["run"]["schedule"] == "cosine" and starts.recipes[0]["radii"]["shape"] == "fixed"
 
 
+@pytest.mark.slow
 def test_lines_train_at_their_own_rate_without_decay(run: Path, tmp_path: Path) -> None:
     graft_run(run, tmp_path / "a", grafting(line_rate=0.0))
     still = load_network(tmp_path / "a" / "ratio-0.5")
@@ -204,6 +207,7 @@ def test_lines_train_at_their_own_rate_without_decay(run: Path, tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_gates_learn_which_neurons_to_graft(run: Path, tmp_path: Path) -> None:
     found = graft_run(run, tmp_path, grafting(choose="gates", gates={"weight": 5.0, "epochs": 1, "rate": 0.1}))
     gated = load_network(tmp_path / "gates")
@@ -216,6 +220,7 @@ def test_gates_learn_which_neurons_to_graft(run: Path, tmp_path: Path) -> None:
     assert [row.name for row in found.rows] == ["dense", "ratio-0.5"]
 
 
+@pytest.mark.slow
 def test_masks_come_from_files_of_either_form(run: Path, tmp_path: Path) -> None:
     graft_run(run, tmp_path / "first", grafting())
     ours = tmp_path / "first" / "ratio-0.5" / "masks.safetensors"
@@ -252,6 +257,7 @@ def test_the_folder_holds_the_best_network_the_curve_and_pictures(run: Path, tmp
     assert Curve(tmp_path / "curve.csv").rows() == list(found.rows)
 
 
+@pytest.mark.slow
 def test_a_call_that_was_killed_goes_on_to_the_same_bytes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +345,7 @@ def test_folders_that_are_no_finished_runs_are_refused(run: Path, tmp_path: Path
 # ---------------------------------------------------------------- tickets, ablations, the whole loop
 
 
+@pytest.mark.slow
 def test_tickets_are_chosen_by_validation_and_compared_on_test_images(tmp_path: Path) -> None:
     own = {"lottery": {"seeds": [0, 3], "images": 8}, "prune": {"rate": 0.5, "rounds": 2, "images": 60}}
     parts = [{**RECIPE, **own, "curve": CURVE, "run": {"epochs": 1, "batch": 50}}]
@@ -374,6 +381,7 @@ def test_a_ticket_is_the_sparsest_that_loses_neither_accuracy_nor_proofs() -> No
     assert ticket_among([rows[0], *rows[3:]]) is None
 
 
+@pytest.mark.slow
 def test_ablations_differ_in_what_they_say_and_share_the_dense_row(run: Path, tmp_path: Path) -> None:
     own = grafting()[0] | {"ablate": {"only": ["as-published", "random", "pruned"]}}
     found = ablate(run, tmp_path, [own])
@@ -400,6 +408,7 @@ PROVABLE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_loop_keeps_what_is_better_and_stops_when_nothing_is(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,6 +466,7 @@ def test_better_means_more_proofs_or_faster_ones_without_losing_accuracy() -> No
     assert not better("time", verified=0.4, seconds=0.1)
 
 
+@pytest.mark.slow
 def test_a_file_is_made_provable_by_a_recipe_of_its_own(run: Path, tmp_path: Path) -> None:
     given = {"data": "digits", "images": 100, "eps": 0.02, "run": {"batch": 50}, "measure": {"images": 10}}
     own = [given | {"provable": {**PROVABLE, "steps": 1}, "curve": CURVE}]
