@@ -24,6 +24,7 @@ from surebound.graph.torch_export import trace
 from surebound.loop import provable as provable_module
 from surebound.loop import work as work_module
 from surebound.loop.ablate import ablate
+from surebound.loop.compress import compress_model
 from surebound.loop.curve import COLUMNS, Curve, Row
 from surebound.loop.dense import Dense
 from surebound.loop.graft import graft_run
@@ -328,6 +329,16 @@ def test_other_settings_in_the_same_folder_are_refused(run: Path, tmp_path: Path
 def test_settings_that_make_no_sense_are_refused(kind: str, part: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         settings_of((kind, "curve"), recipe_of(RECIPE), [part])
+
+
+def test_nothing_is_written_over_what_it_starts_from(run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file() and path.name != ".lock"}
+    for work in (prune, graft_run, ablate, make_provable):
+        with pytest.raises(UsageError, match="is the folder that this starts from"):
+            work(run, run, [])
+    with pytest.raises(UsageError, match="is the folder that this starts from"):
+        compress_model(run, run)
+    assert all(path.read_bytes() == data for path, data in before.items())
 
 
 def test_folders_that_are_no_finished_runs_are_refused(run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from surebound.fit import same_settings
 from surebound.loop.curve import COLUMNS, Row
-from surebound.loop.dense import Dense
+from surebound.loop.dense import Dense, require_other
 from surebound.loop.graft import graft_run
 from surebound.loop.settings import TUNING, VARIATIONS, recipe_in, settings_of
 from surebound.loop.work import Say, quiet
@@ -40,6 +40,7 @@ def ablate(
     """
     with claimed(out):
         dense = Dense.read(run)
+        require_other(out, run)
         values = settings_of(("ablate", "graft", "curve"), dense.recipe, (TUNING, *parts))
         names = values["ablate"]["only"] or list(VARIATIONS)
         folder = same_settings(out, {"start": dense.digest, **values}, out / names[0] / "curve.csv")

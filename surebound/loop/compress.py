@@ -12,6 +12,7 @@ from surebound.errors import ModelError
 from surebound.graph.ir import Graph
 from surebound.graph.onnx_import import load_onnx
 from surebound.graph.torch_export import trace
+from surebound.loop.dense import require_other
 from surebound.nets.from_graph import described, module_of
 from surebound.runs import Recipe, RunFolder, load_network
 from surebound.sparsify.compress.run import Compressed, compress
@@ -37,6 +38,7 @@ def compress_model(model: Path, out: Path, lower: float = 0.0, upper: float = 1.
     Outputs stay equal for inputs in [lower, upper]. The recipe of a run goes along, so that the smaller network can be
     pruned and grafted further. Raises UsageError, ModelError, TraceMismatch.
     """
+    require_other(out, model)
     found = compress(graph_of(model), lower, upper)
     folder = RunFolder.create(out)
     folder.write_config({"command": "compress", "model": str(model), "domain": [lower, upper]})

@@ -20,6 +20,12 @@ from surebound.runs import Recipe, load_network, load_recipe
 from surebound.training.recipe import Values, recipe_of
 
 
+def require_other(out: Path, folder: Path) -> None:
+    """Raise UsageError where a command would write over what it starts from."""
+    if out.resolve() == folder.resolve():
+        raise UsageError(f"{out} is the folder that this starts from; choose another --out, so that nothing is lost")
+
+
 @dataclass(frozen=True, eq=False)
 class Dense:
     """A finished run folder. recipe: what it was trained by; made: how its network is built; digest: SHA-256 of its

@@ -16,7 +16,7 @@ from surebound.data.augment import centred
 from surebound.data.dataset import Dataset, Part
 from surebound.fit import Start, data_of, fit, held_out, same_settings
 from surebound.loop.curve import Curve, Row, best, measured
-from surebound.loop.dense import Dense
+from surebound.loop.dense import Dense, require_other
 from surebound.loop.settings import recipe_in, settings_of
 from surebound.reports.figures import against_sparsity, require_matplotlib
 from surebound.runs import RunFolder, load_network
@@ -59,6 +59,7 @@ class Work:
     ) -> W:  # fmt: skip
         """The work in the folder `out`, which may hold a beginning of it by the same settings."""
         require_matplotlib()
+        require_other(out, dense.folder)
         values = settings_of(tables, dense.recipe, parts)
         folder = same_settings(out, {"start": dense.digest, **values}, out / "curve.csv")
         return cls(dense, values, folder, data_dir, say)
