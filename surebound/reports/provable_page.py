@@ -79,7 +79,7 @@ def provable_page(
         Heading("The network"),
         Text("Outputs are the same before and after each of these, up to the difference given, for pixels in [0, 1]."),
         sizes,
-        Code("surebound verify model.onnx property.vnnlib"),
+        Code("surebound info model.onnx"),
     ]
     before, after = (percent(found[name]["verified"], tested) for name in ("test_before", "test_after"))
     lead = f"{values['data']}, radius {values['eps']:g}: verified accuracy {before} before, {after} after."
