@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from surebound.data.augment import centred
 from surebound.data.dataset import Dataset, Part, in_unit
 from surebound.data.readers import load_dataset
-from surebound.errors import UsageError
 from surebound.graph.torch_export import trace
 from surebound.reports.figures import courses, require_matplotlib
-from surebound.rowfile import claimed, replace_file
+from surebound.rowfile import claimed
 from surebound.runs import Recipe, RunFolder
+from surebound.same_settings import RECIPE, same_settings
 from surebound.sparsify.masks import unmasked
 from surebound.training.checkpoint import Checkpoint
 from surebound.training.distributed import first
@@ -115,7 +115,7 @@ def fitted(
     )
     objective = taught(objective_of(recipe), recipe["teacher"], example(recipe, part), data.classes)
     augment = augment_of(recipe["augment"])
-    folder = same_settings(out, recipe, Checkpoint(out).path)
+    folder = same_settings(out, recipe, Checkpoint(out).path.exists(), RECIPE)
     watch = Watch(recipe, folder, kept, Trainee(network, example(recipe, part)), per_epoch, say)
     groups = (start and start.groups) or all_alike
     epochs = train(
@@ -139,24 +139,6 @@ def fitted(
 def all_alike(network: nn.Module, settings: Values) -> list[Group]:
     """All parameters at the recipe's rate."""
     return [Group(list(network.parameters()), settings["rate"], settings["weight_decay"])]
-
-
-def same_settings(path: Path, values: Mapping[str, Any], begun: Path) -> RunFolder:
-    """Make a folder, or check that it holds work with the same settings (`recipe.json`); UsageError otherwise.
-
-    Work that ended before the file `begun` was there leaves nothing to continue, and its folder is made anew.
-    """
-    text = json.dumps(values, sort_keys=True)
-    there = path / "recipe.json"
-    if there.exists() and there.read_text() == text:
-        return RunFolder(path)
-    if there.exists() and begun.exists():
-        raise UsageError(f"{path} holds a run of another recipe; choose another --out, or delete it")
-    if first():
-        folder = RunFolder.create(path)
-        folder.write_config(values)
-        replace_file(there, text.encode())
-    return RunFolder(path)
 
 
 def example(recipe: Values, part: Part) -> Tensor:

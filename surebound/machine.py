@@ -138,7 +138,11 @@ def time_limit(seconds: float | None, what: str) -> Iterator[None]:
 
 
 def reset_peak() -> bool:
-    """Forget the peak of `resident_peak`; False where the system has no way to."""
+    """Hand back memory that is free and forget the peak of `resident_peak`; False where the system has no way to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        return False
+    trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

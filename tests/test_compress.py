@@ -69,7 +69,7 @@ def thinned(network: nn.Module, example: Tensor, layers: str = "conv") -> tuple[
         kept = torch.rand(of.size, generator=generator) < 0.5
         kept[0] = True
         left.append(int(kept.sum()))
-        masks |= of.masks(network, kept)
+        masks |= of.masks(network, kept, {})
     return unmasked(mask_weights(network, masks)).eval(), left
 
 
@@ -341,8 +341,10 @@ def test_the_command(tmp_path: Path) -> None:
     small = load_onnx(tmp_path / "small" / "model.onnx")
     assert widths(small)[:2] == left
     assert torch.allclose(load_network(tmp_path / "small")(x), network(x), atol=1e-5)
-    told = json.loads(CliRunner().invoke(app, [*words, "--json", "--domain", "-1", "1"]).stdout)
+    told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert told["schema"] == 1 and len(told["steps"]) == 5
+    done = CliRunner().invoke(app, [*words, "--domain", "-1", "1"])
+    assert done.exit_code == 2 and "work by other settings (domain: [0.0, 1.0] there, [-1.0, 1.0] here)" in done.stderr
     assert CliRunner().invoke(app, [*words, "--domain", "1", "0"]).exit_code == 2
     done = CliRunner().invoke(app, ["compress", str(tmp_path), "--out", str(tmp_path / "other")])
     assert done.exit_code == 2 and "a run folder?" in done.stderr

@@ -317,11 +317,17 @@ def test_channel_criteria_by_hand() -> None:
 def test_a_channel_that_is_not_kept_answers_zero() -> None:
     net, on = network(), basis()
     of = channels(net, on.example)
-    masks = of["second.weight"].masks(net, torch.tensor([True, False, True, False]))
+    kept = torch.tensor([True, False, True, False])
+    masks = of["second.weight"].masks(net, kept, {})
     pruned = mask_weights(net, masks)
     behind = pruned.norm2(pruned.second(pruned.relu(pruned.norm(pruned.first(on.data.images)))))
     assert bool((behind[:, [1, 3]] == 0).all()) and bool((behind[:, [0, 2]] != 0).any())
     assert set(masks_of(pruned)) == {"second.weight", "norm2.weight", "norm2.bias"}
+    before = {"second.weight": torch.rand(net.second.weight.shape) < 0.5}
+    again = of["second.weight"].masks(net, kept, before)
+    assert torch.equal(again["second.weight"], masks["second.weight"] & before["second.weight"])
+    before["second.weight"][2] = False
+    assert of["second.weight"].alive(before).tolist() == [True, True, False, True]
 
 
 def test_splits_are_those_of_the_proof_trees() -> None:

@@ -135,7 +135,7 @@ def test_other_modes_go_on_with_the_weights_at_hand(run: Path, tmp_path: Path, s
 def test_rounds_take_exactly_their_part_of_the_kernels_and_never_give_it_back(run: Path, tmp_path: Path) -> None:
     found = prune(run, tmp_path, pruning())
     total = sum(p.numel() for p in load_network(run).parameters() if p.dim() == 4)
-    masks = [dict(MaskFile.read(tmp_path / f"round-0{number}" / "masks.safetensors").masks) for number in (1, 2)]
+    masks = [dict(MaskFile.read(tmp_path / f"round-0{number}" / "kept.safetensors").masks) for number in (1, 2)]
     assert [sum(int(mask.sum()) for mask in each.values()) for each in masks] == [
         round(0.5 * total),
         round(0.25 * total),
@@ -160,7 +160,7 @@ def test_rounds_take_exactly_their_part_of_the_kernels_and_never_give_it_back(ru
 def test_every_kind_of_criterion_runs(criterion: str, run: Path, tmp_path: Path) -> None:
     prune(run, tmp_path, pruning(criterion={"name": criterion}, rounds=1, rate=0.3))
     network = load_network(tmp_path / "round-01")
-    masks = MaskFile.read(tmp_path / "round-01" / "masks.safetensors")
+    masks = MaskFile.read(tmp_path / "round-01" / "kept.safetensors")
     assert masks.provenance["prune"]["criterion"]["name"] == criterion
     if criterion in ("snip", "taylor"):
         return
@@ -183,7 +183,7 @@ def test_grafted_networks_have_their_ratio_and_start_with_the_lines_asked_for(
         count = sum(int(part.mask.sum()) for part in network.modules() if isinstance(part, GraftedReLU))
         assert count == round(ratio * neurons)
         assert found.rows[1 + place].grafted == pytest.approx(ratio, abs=0.005)
-        file = MaskFile.read(tmp_path / f"ratio-{ratio}" / "masks.safetensors")
+        file = MaskFile.read(tmp_path / f"ratio-{ratio}" / "grafted.safetensors")
         assert file.provenance["graft"]["rank"] == "dense" and len(file.provenance["stages"]) == 4
         slopes = [p for name, p in starts.seen[place].items() if name.endswith(".slope")]
         assert slopes and all(p.unique().tolist() == [pytest.approx(0.3)] for p in slopes)
@@ -214,7 +214,7 @@ def test_gates_learn_which_neurons_to_graft(run: Path, tmp_path: Path) -> None:
     gated = load_network(tmp_path / "gates")
     gates = {name: p for name, p in gated.named_parameters() if name.endswith(".gate")}
     assert gates and all(bool((gate < 1).any()) for gate in gates.values())
-    masks = MaskFile.read(tmp_path / "ratio-0.5" / "masks.safetensors").masks
+    masks = MaskFile.read(tmp_path / "ratio-0.5" / "grafted.safetensors").masks
     closed = torch.cat([gates[f"{name}.gate"].detach().clamp(0, 1)[mask] for name, mask in masks.items()])
     others = torch.cat([gates[f"{name}.gate"].detach().clamp(0, 1)[~mask] for name, mask in masks.items()])
     assert float(closed.max()) <= float(others.min())
@@ -224,12 +224,12 @@ def test_gates_learn_which_neurons_to_graft(run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_masks_come_from_files_of_either_form(run: Path, tmp_path: Path) -> None:
     graft_run(run, tmp_path / "first", grafting())
-    ours = tmp_path / "first" / "ratio-0.5" / "masks.safetensors"
+    ours = tmp_path / "first" / "ratio-0.5" / "grafted.safetensors"
     masks = MaskFile.read(ours).masks
     write_released(tmp_path / "released.pt", masks)
     for number, path in enumerate((ours, tmp_path / "released.pt")):
         graft_run(run, tmp_path / str(number), grafting(choose="file", masks=str(path)))
-        again = MaskFile.read(tmp_path / str(number) / "masks" / "masks.safetensors")
+        again = MaskFile.read(tmp_path / str(number) / "masks" / "grafted.safetensors")
         assert all(torch.equal(mask, masks[name]) for name, mask in again.masks.items())
     MaskFile({"nothing": torch.ones(3, dtype=torch.bool)}, "grafted", {}).write(tmp_path / "bad.safetensors")
     with pytest.raises(DataError, match="are not neurons of the network"):
@@ -304,7 +304,7 @@ def test_test_images_play_no_part_in_the_choice(run: Path, tmp_path: Path, monke
 
 def test_other_settings_in_the_same_folder_are_refused(run: Path, tmp_path: Path) -> None:
     prune(run, tmp_path, pruning(rounds=1))
-    with pytest.raises(UsageError, match="holds a run of another recipe"):
+    with pytest.raises(UsageError, match=r"other settings \(prune.rate: 0.5 there, 0.4 here\); choose another --out"):
         prune(run, tmp_path, pruning(rounds=1, rate=0.4))
 
 
@@ -353,6 +353,108 @@ def test_folders_that_are_no_finished_runs_are_refused(run: Path, tmp_path: Path
         prune(tmp_path / "grafted" / "ratio-0.5", tmp_path / "other", pruning(rounds=1))
 
 
+# ---------------------------------------------------------------- what is made of what
+
+
+def zeros_of(folder: Path) -> dict[str, Tensor]:
+    """The masks beside a network, after a look at the network's own zeros."""
+    masks, state = dict(MaskFile.read(folder / "kept.safetensors").masks), load_network(folder).state_dict()
+    for name, mask in masks.items():
+        assert bool((state[name][~mask] == 0).all()), name
+    assert any(not bool(mask.all()) for mask in masks.values())
+    return masks
+
+
+def test_what_is_pruned_stays_so_when_the_folder_is_sparsified_further(run: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    prune(run, first, pruning(rounds=1, layers="all"))
+    shutil.copytree(first / "round-01", tmp_path / "pruned")
+    before = zeros_of(tmp_path / "pruned")
+    graft_run(tmp_path / "pruned", tmp_path / "grafted", grafting())
+    assert all(torch.equal(mask, before[name]) for name, mask in zeros_of(tmp_path / "grafted" / "ratio-0.5").items())
+
+    again = pruning(rounds=1, layers="conv", rate=0.25, then="rate-rewind")
+    prune(tmp_path / "grafted" / "ratio-0.5", tmp_path / "more", again)
+    after = zeros_of(tmp_path / "more" / "round-01")
+    assert after.keys() == before.keys()
+    assert all(not bool((mask & ~before[name]).any()) for name, mask in after.items())
+    kernels = [name for name, mask in before.items() if mask.dim() == 4]
+    left, left_now = (sum(int(masks[name].sum()) for name in kernels) for masks in (before, after))
+    assert left_now == round(0.75 * left)
+
+    channels = pruning(rounds=1, rate=0.25, criterion={"name": "filters"})
+    prune(tmp_path / "pruned", tmp_path / "channels", channels)
+    found = zeros_of(tmp_path / "channels" / "round-01")
+    assert all(not bool((found[name] & ~mask).any()) for name, mask in before.items())
+
+    compress_model(tmp_path / "channels" / "round-01", tmp_path / "small")
+    graft_run(tmp_path / "small", tmp_path / "last", grafting())
+    small, last = zeros_of(tmp_path / "small"), zeros_of(tmp_path / "last" / "ratio-0.5")
+    assert small.keys() == last.keys() and all(torch.equal(mask, last[name]) for name, mask in small.items())
+
+
+@pytest.mark.slow
+def test_what_is_pruned_stays_so_when_it_is_made_provable(run: Path, tmp_path: Path) -> None:
+    prune(run, tmp_path / "first", pruning(rounds=1, layers="all"))
+    before = zeros_of(tmp_path / "first" / "round-01")
+    make_provable(tmp_path / "first" / "round-01", tmp_path / "out", [{"provable": PROVABLE, "curve": CURVE}])
+    steps = [path for path in (tmp_path / "out").glob("step-*") if path.is_dir()]
+    assert len(steps) >= 3
+    for step in steps:
+        found = zeros_of(step)
+        assert all(not bool((found[name] & ~mask).any()) for name, mask in before.items())
+    zeros_of(tmp_path / "out")
+
+
+def test_the_folder_of_pruning_is_a_run_folder(run: Path, tmp_path: Path) -> None:
+    found = prune(run, tmp_path / "out", pruning(rounds=1))
+    dense = Dense.read(tmp_path / "out")
+    source = run if found.chosen == "dense" else tmp_path / "out" / found.chosen
+    assert dense.digest == Dense.read(source).digest and dense.recipe == Dense.read(source).recipe
+    assert dense.masks.keys() == Dense.read(source).masks.keys()
+    prune(tmp_path / "out", tmp_path / "again", pruning(rounds=1, rate=0.1))
+    compress_model(tmp_path / "out", tmp_path / "small")
+    graft_run(tmp_path / "small", tmp_path / "grafted", grafting())
+
+
+def test_nothing_is_written_over_the_work_of_another_command(run: Path, tmp_path: Path) -> None:
+    prune(run, tmp_path / "out", pruning(rounds=1))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix in (".json", ".csv")}
+    with pytest.raises(UsageError, match=r"holds the work of another command \(settings.json\)"):
+        fit(recipe_of(RECIPE), tmp_path / "out")
+    for other in (graft_run, make_provable, ablate):
+        with pytest.raises(UsageError, match="holds work by other settings"):
+            other(run, tmp_path / "out", [])
+        with pytest.raises(UsageError, match=r"holds the work of another command \(recipe.json\)"):
+            other(tmp_path / "out", run, [])
+    with pytest.raises(UsageError, match="holds work by other settings"):
+        compress_model(run, tmp_path / "out")
+    words = ["evaluate", str(run), "--data", "digits", "--eps", "0.01", "--out", str(run)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "holds the work of another command (recipe.json)" in done.stderr
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_what_cannot_be_is_said_before_anything_is_measured(run: Path, tmp_path: Path) -> None:
+    def refused(words: str, work: Any, model: Path, *given: dict[str, Any]) -> None:
+        with pytest.raises(UsageError, match=words):
+            work(model, tmp_path / "out", list(given))
+        assert not (tmp_path / "out" / "curve.csv").exists()
+
+    refused("epoch-2.safetensors is missing", prune, run, *pruning(epoch=2))
+    refused("prune.least = 99999 is more than", prune, run, *pruning(least=99999))
+    refused("network.width: 2 there, 3 here", prune, run, *pruning(), {"network": {"width": 3}})
+    refused("give --data and --eps", make_provable, run / "model.onnx")
+    refused("give --eps", make_provable, run / "model.onnx", {"data": "digits"})
+    told = {"data": "digits", "eps": 0.1, "network": {"width": 3}}
+    refused("leave out the settings of the table 'network'", make_provable, run / "model.onnx", told)
+    compress_model(run, tmp_path / "small")
+    refused("is compressed and cannot be rewound", prune, tmp_path / "small", *pruning())
+    again = pruning(criterion={"name": "slimming"}, then="rate-rewind")
+    refused("slimming looks at the scales of norms", prune, tmp_path / "small", *again)
+    prune(run, tmp_path / "out", pruning(rounds=1))  # nothing of it binds the folder
+
+
 # ---------------------------------------------------------------- tickets, ablations, the whole loop
 
 
@@ -399,7 +501,7 @@ def test_ablations_differ_in_what_they_say_and_share_the_dense_row(run: Path, tm
     assert [(each.variation, each.row.name) for each in found] == [
         ("as-published", "dense"), ("as-published", "ratio-0.5"), ("random", "ratio-0.5"), ("pruned", "ratio-0.5"),
     ]  # fmt: skip
-    files = {name: tmp_path / name / "ratio-0.5" / "masks.safetensors" for name in own["ablate"]["only"]}
+    files = {name: tmp_path / name / "ratio-0.5" / "grafted.safetensors" for name in own["ablate"]["only"]}
     masks = {name: MaskFile.read(path).masks for name, path in files.items()}
     assert all(torch.equal(mask, masks["pruned"][site]) for site, mask in masks["as-published"].items())
     assert any(not torch.equal(mask, masks["random"][site]) for site, mask in masks["as-published"].items())
@@ -438,12 +540,12 @@ def test_the_loop_keeps_what_is_better_and_stops_when_nothing_is(
         "as it came", "step-01-tune", "step-02-graft", "step-03-tune", "step-04-graft", "step-05-prune",
     ]  # fmt: skip
     assert found.chosen == "step-02-graft"
-    first, second = (MaskFile.read(tmp_path / name / "masks.safetensors").masks for name in (names[2], names[4]))
+    first, second = (MaskFile.read(tmp_path / name / "grafted.safetensors").masks for name in (names[2], names[4]))
     assert all(bool((second[site] | ~mask).all()) for site, mask in first.items())
     total = sum(mask.numel() for mask in first.values())
     assert sum(int(mask.sum()) for mask in first.values()) == round(0.15 * total)
     assert sum(int(mask.sum()) for mask in second.values()) == round((round(0.15 * total) / total + 0.15) * total)
-    kept = MaskFile.read(tmp_path / names[5] / "masks.safetensors").masks
+    kept = MaskFile.read(tmp_path / names[5] / "kept.safetensors").masks
     assert any(not bool(mask.all()) for mask in kept.values())
 
 

@@ -26,7 +26,7 @@ from surebound.sparsify.criteria.instability import activations, image_boxes
 from surebound.sparsify.graft import gate, gates_of, graft, grafting_groups, harden
 from surebound.sparsify.lines import LeastSquares
 from surebound.sparsify.mask_file import MaskFile, read_released, write_released
-from surebound.sparsify.masks import mask_weights
+from surebound.sparsify.masks import mask_weights, masks_of, unmasked
 from surebound.sparsify.select import kept
 from surebound.sparsify.sites import relu_sites
 from surebound.training.objectives import OBJECTIVES, TERMS
@@ -68,6 +68,18 @@ def sparse(kind: str) -> nn.Module:
     weights = {name: p for name, p in network.named_parameters() if p.dim() > 1}
     masks = {name: torch.rand(p.shape, generator=generator) < 0.5 for name, p in weights.items()}
     return mask_weights(network.double(), masks)
+
+
+def test_a_masked_network_is_left_alone_when_a_copy_of_it_loses_its_masks() -> None:
+    """Copies of a parametrised module share its class, which torch changes with any of them."""
+    network, x = sparse("masked"), images(2).double()
+    answer, masks = network(x), masks_of(network)
+    for _ in range(2):
+        plain = unmasked(network)
+        assert torch.equal(plain(x), answer) and not masks_of(plain)
+        assert torch.equal(network(x), answer) and masks_of(network).keys() == masks.keys()
+    again = mask_weights(network, {name: ~mask for name, mask in masks.items()})
+    assert not torch.equal(again(x), answer) and torch.equal(network(x), answer)
 
 
 # ---------------------------------------------------------------- under bounds

@@ -211,6 +211,9 @@ def listed(argument: str) -> list[int]:
 
 def settle(path: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings of the results in a folder to its config.json; UsageError when it holds those of others."""
+    from surebound.same_settings import require_unused
+
+    require_unused(path, "config.json")
     written = json.loads(to_json(settings))
     if not (path / "config.json").exists():
         replace_file(path / "config.json", (to_json(settings, 2) + "\n").encode())

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from surebound.fit import same_settings
 from surebound.loop.curve import COLUMNS, Row
-from surebound.loop.dense import Dense, require_other
+from surebound.loop.dense import Dense, require_other, require_same_network
 from surebound.loop.graft import graft_run
 from surebound.loop.settings import TUNING, VARIATIONS, recipe_in, settings_of
 from surebound.loop.work import Say, quiet
 from surebound.reports.figures import side_by_side
 from surebound.rowfile import claimed, replace_file, table
+from surebound.same_settings import same_settings
 from surebound.training.recipe import DEFAULTS
 
 
@@ -42,8 +42,9 @@ def ablate(
         dense = Dense.read(run)
         require_other(out, run)
         values = settings_of(("ablate", "graft", "curve"), dense.recipe, (TUNING, *parts))
+        require_same_network(values, dense)
         names = values["ablate"]["only"] or list(VARIATIONS)
-        folder = same_settings(out, {"start": dense.digest, **values}, out / names[0] / "curve.csv")
+        folder = same_settings(out, {"start": dense.digest, **values}, (out / names[0] / "curve.csv").exists())
         shared = {name: values[name] for name in ("graft", "curve")} | changed(recipe_in(values))
         found: list[Variation] = []
         lines: list[dict[str, Any]] = []

@@ -15,7 +15,10 @@ from surebound.graph.torch_export import trace
 from surebound.loop.dense import require_other
 from surebound.nets.from_graph import described, module_of
 from surebound.runs import Recipe, RunFolder, load_network
+from surebound.same_settings import RECIPE, same_settings
 from surebound.sparsify.compress.run import Compressed, compress
+from surebound.sparsify.layers import LAYERS
+from surebound.sparsify.mask_file import MaskFile, mask_name
 
 FACTORY = "surebound.nets.from_graph:graph_net"
 
@@ -35,18 +38,31 @@ def graph_of(model: Path) -> Graph:
 def compress_model(model: Path, out: Path, lower: float = 0.0, upper: float = 1.0) -> Compressed:
     """Write the smaller network into the folder `out`: model.onnx, model.safetensors with model.json, summary.json.
 
-    Outputs stay equal for inputs in [lower, upper]. The recipe of a run goes along, so that the smaller network can be
-    pruned and grafted further. Raises UsageError, ModelError, TraceMismatch.
+    Outputs stay equal for inputs in [lower, upper]. The recipe of a run goes along, and so do the zeros of a pruned
+    one, so that the smaller network can be pruned and grafted further. Raises UsageError, ModelError, TraceMismatch.
     """
     require_other(out, model)
     found = compress(graph_of(model), lower, upper)
-    folder = RunFolder.create(out)
-    folder.write_config({"command": "compress", "model": str(model), "domain": [lower, upper]})
-    folder.save_network(module_of(found.graph), Recipe(FACTORY, described(found.graph)))
-    found.graph.to_onnx(str(out / "model.onnx"))
-    if model.is_dir() and (model / "recipe.json").exists():
-        shutil.copyfile(model / "recipe.json", out / "recipe.json")
+    folder = same_settings(out, {"command": "compress", "model": str(model), "domain": [lower, upper]}, begun=False)
+    save_small(folder, found.graph, (model / mask_name("kept")).exists())
+    if model.is_dir() and (model / RECIPE).exists():
+        shutil.copyfile(model / RECIPE, out / RECIPE)
     folder.write_summary(
         {"command": "compress", "domain": [lower, upper], "steps": [asdict(step) for step in found.steps]}
     )
     return found
+
+
+def save_small(folder: RunFolder, graph: Graph, pruned: bool) -> None:
+    """Write a compressed network into a run folder; pruned: its zeros are those of pruned weights and are to stay."""
+    network = module_of(graph)
+    folder.save_network(network, Recipe(FACTORY, described(graph)))
+    graph.to_onnx(str(folder.path / "model.onnx"))
+    zeros = {
+        f"{n}.weight": p.get_parameter("weight") != 0
+        for n, p in network.named_modules()
+        if isinstance(p, LAYERS["all"])
+    }
+    masks = {name: mask for name, mask in zeros.items() if not bool(mask.all())}
+    if pruned and masks:
+        MaskFile(masks, "kept", {"compressed": True}).write(folder.path / mask_name("kept"))

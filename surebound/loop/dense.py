@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,6 +17,10 @@ from surebound.fit import fresh
 from surebound.nets.from_graph import GraphNet
 from surebound.nets.grafted import GraftedReLU
 from surebound.runs import Recipe, load_network, load_recipe
+from surebound.same_settings import differences
+from surebound.sparsify.mask_file import MaskFile, mask_name
+from surebound.sparsify.masks import mask_weights
+from surebound.sparsify.sites import Masks
 from surebound.training.recipe import Values, recipe_of
 
 
@@ -26,10 +30,17 @@ def require_other(out: Path, folder: Path) -> None:
         raise UsageError(f"{out} is the folder that this starts from; choose another --out, so that nothing is lost")
 
 
+def require_same_network(values: Values, dense: Dense) -> None:
+    """Raise UsageError for settings of another network than the one that there is."""
+    if values["network"] != dense.recipe["network"]:
+        asked = ", ".join(differences(dense.recipe["network"], values["network"], "network"))
+        raise UsageError(f"the network is that of {dense.folder} ({asked}); train another one to change it")
+
+
 @dataclass(frozen=True, eq=False)
 class Dense:
     """A finished run folder. recipe: what it was trained by; made: how its network is built; digest: SHA-256 of its
-    weights.
+    weights; masks: of weights that are pruned and stay zero in everything that is made of it.
     """
 
     folder: Path
@@ -37,6 +48,7 @@ class Dense:
     network: nn.Module
     made: Recipe
     digest: str
+    masks: Masks = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> Dense:
@@ -51,7 +63,10 @@ class Dense:
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder / 'recipe.json'} cannot be read: {error}; put the run's recipe back") from None
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        return Dense(folder, recipe, load_network(folder), load_recipe(folder), digest)
+        network, path = load_network(folder), folder / mask_name("kept")
+        masks = dict(MaskFile.read(path).masks) if path.exists() else {}
+        mask_weights(network, masks)  # they fit
+        return Dense(folder, recipe, network, load_recipe(folder), digest, masks)
 
     def at(self, epoch: int, data: Dataset) -> nn.Module:
         """The network as it was after so many epochs, norms and buffers included; 0: before training.

@@ -1,8 +1,8 @@
 """Linearity grafting: choose neurons, make them lines, train, measure; once for every ratio.
 
-OUT/ratio-0.5 and so on are run folders, with `masks.safetensors` beside the network; OUT/gates is one, too, where gates
-choose. OUT/curve.csv has a row for the run it starts from and one for every ratio; OUT itself holds the best network by
-validation images.
+OUT/ratio-0.5 and so on are run folders, with `grafted.safetensors` beside the network; OUT/gates is one, too, where
+gates choose. OUT/curve.csv has a row for the run it starts from and one for every ratio; OUT itself is a run folder of
+the best network by validation images. What was pruned stays so.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from surebound.sparsify.criteria import INSTABILITY, SIGNIFICANCE
 from surebound.sparsify.graft import ACTIVATIONS, gate, gates_of, graft, grafting_groups
 from surebound.sparsify.lines import LINES, Line
 from surebound.sparsify.mask_file import MaskFile, read_released
+from surebound.sparsify.masks import mask_weights
 from surebound.sparsify.select import Selection, kept, select
-from surebound.sparsify.sites import relu_sites
+from surebound.sparsify.sites import Masks, relu_sites
 from surebound.training.loop import Group
 from surebound.training.recipe import Values, built
 
@@ -56,17 +57,17 @@ class Ratios(Work):
 
     def all(self) -> None:
         """A network for every ratio."""
-        self.row("dense", self.dense.network)
         for ratio in [0.0] if self.settings["choose"] == "file" else self.settings["ratios"]:
             name = f"ratio-{ratio:g}" if ratio else "masks"
             masks = self.masks(ratio, name)
+            self.row("dense", self.dense.network)
 
-            def start(masks: Mapping[str, Tensor] = masks) -> Start:
+            def start(masks: Masks = masks) -> Start:
                 lines = self.lines
                 slopes = {site: lines[site].slope for site in masks}
                 intercepts = {site: lines[site].intercept for site in masks}
                 grafted = graft(self.dense.network, masks, slopes, intercepts, self.settings["trained"])
-                return Start(grafted, self.groups, self.dense.made)
+                return Start(mask_weights(grafted, self.dense.masks), self.groups, self.dense.made)
 
             self.row(name, self.trained(name, start, self.recipe))
 
@@ -95,21 +96,17 @@ class Ratios(Work):
         lines = built("graft.lines", dict(self.settings["lines"]), LINES)
         return lines(self.dense.network, self.basis(self.settings["images"], self.settings["batch"]))
 
-    def masks(self, ratio: float, name: str) -> dict[str, Tensor]:
+    def masks(self, ratio: float, name: str) -> Masks:
         """Which neurons become lines: read if they were chosen already."""
-        path = self.folder.path / name / "masks.safetensors"
-        if path.exists():
-            return dict(MaskFile.read(path).masks)
-        self.say(f"{name}: choosing neurons", 0, 0)
-        masks, told = {"scores": self.by_scores, "gates": self.by_gates, "file": self.from_file}[
-            self.settings["choose"]
-        ](ratio)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        count = sum(int(mask.sum()) for mask in masks.values())
-        ratio = count / sum(mask.numel() for mask in masks.values())
-        told |= {"ratio": ratio, "start": self.dense.digest, "seed": self.values["seed"], "graft": self.settings}
-        MaskFile(masks, "grafted", told).write(path)
-        return masks
+
+        def choose() -> tuple[Masks, dict[str, Any]]:
+            self.say(f"{name}: choosing neurons", 0, 0)
+            ways = {"scores": self.by_scores, "gates": self.by_gates, "file": self.from_file}
+            masks, told = ways[self.settings["choose"]](ratio)
+            count = sum(int(mask.sum()) for mask in masks.values())
+            return masks, {"ratio": count / sum(mask.numel() for mask in masks.values()), **told}
+
+        return self.decided(name, "grafted", "graft", choose)
 
     def by_scores(self, ratio: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Rarely significant and often unstable ones, in stages."""
@@ -145,7 +142,8 @@ class Ratios(Work):
         def start() -> Start:
             if any(isinstance(part, ACTIVATIONS[1]) for part in self.dense.network.modules()):
                 raise UsageError(f"{self.dense.folder} is grafted already; gates choose among all neurons of a network")
-            return Start(gate(self.dense.network, self.sites), groups, self.dense.made)
+            gated = gate(self.dense.network, self.sites)
+            return Start(mask_weights(gated, self.dense.masks), groups, self.dense.made)
 
         return self.trained("gates", start, recipe)
 

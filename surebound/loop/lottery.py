@@ -17,13 +17,14 @@ from typing import Any
 from surebound.data.augment import centred
 from surebound.data.dataset import Part, in_unit
 from surebound.errors import UsageError
-from surebound.fit import data_of, fit, same_settings
+from surebound.fit import data_of, fit
 from surebound.loop.curve import Curve, Row, measured
 from surebound.loop.prune import prune
 from surebound.loop.settings import recipe_in, settings_of
 from surebound.loop.work import Say, quiet
 from surebound.rowfile import claimed, replace_file, table
 from surebound.runs import load_network
+from surebound.same_settings import same_settings
 from surebound.training.recipe import Values
 
 
@@ -74,7 +75,7 @@ def lottery(
         values = settings_of(("lottery", "prune", "curve"), recipe_of(), parts)
         if values["prune"]["then"] != "rewind":
             raise UsageError("a lottery ticket is trained from its initialisation; leave prune.then = 'rewind'")
-        folder = same_settings(out, values, out / f"seed-{values['lottery']['seeds'][0]}")
+        folder = same_settings(out, values, (out / f"seed-{values['lottery']['seeds'][0]}").exists())
         tickets: list[Ticket] = []
         for seed in values["lottery"]["seeds"]:
 

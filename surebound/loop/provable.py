@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from surebound.data.augment import centred
 from surebound.data.dataset import Part, in_unit
 from surebound.errors import ModelError, UsageError
 from surebound.fit import Start, data_of, example
 from surebound.graph.torch_export import trace
-from surebound.loop.compress import FACTORY
+from surebound.loop.compress import FACTORY, save_small
 from surebound.loop.curve import Curve, Row, measured
 from surebound.loop.dense import Dense
 from surebound.loop.settings import TUNING, recipe_in
@@ -35,6 +35,7 @@ from surebound.reports.figures import against_steps
 from surebound.reports.provable_page import provable_page
 from surebound.rowfile import claimed
 from surebound.runs import Recipe
+from surebound.same_settings import RECIPE
 from surebound.sparsify.basis import Basis
 from surebound.sparsify.compress.frozen import Frozen
 from surebound.sparsify.compress.run import compress
@@ -44,9 +45,9 @@ from surebound.sparsify.criteria.splits import Splits
 from surebound.sparsify.graft import graft, grafting_groups
 from surebound.sparsify.layers import channels
 from surebound.sparsify.lines import LeastSquares
-from surebound.sparsify.mask_file import MaskFile
 from surebound.sparsify.masks import mask_weights
 from surebound.sparsify.select import kept, select
+from surebound.sparsify.sites import Masks
 from surebound.training.loop import Group
 from surebound.training.recipe import Values, recipe_of
 
@@ -59,11 +60,15 @@ FASTER = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A network on the way. masks: of pruned channels, by parameter."""
+    """A network on the way. masks: of pruned weights, by parameter."""
 
     row: Row
     network: nn.Module
-    masks: Mapping[str, Tensor]
+    masks: Masks
+
+
+class NothingLeft(Exception):
+    """There is nothing left to take."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,17 @@ class Provable:
 
 
 def dense_of(model: str, weights: Path | None, given: Sequence[Mapping[str, Any]], data_dir: Path | None) -> Dense:
-    """A run folder with its recipe; another model with the default one, changed by what is given."""
+    """A run folder with its recipe; another model with the default one, changed by what is given.
+
+    Raises UsageError where nothing says the data and the radius of another model.
+    """
     if Path(model).is_dir() and weights is None:
         return Dense.read(Path(model))
+    lacking = [name for name in ("data", "eps") if not any(name in part for part in given)]
+    if lacking:
+        raise UsageError(f"{model} does not say what it is for; give --{' and --'.join(lacking)}")
+    if any("network" in part for part in given):
+        raise UsageError(f"the network is that of {model}; leave out the settings of the table 'network'")
     recipe = recipe_of({"objective": {"name": "mtl-ibp"}, "run": {"optimiser": "adam", "clip": 8.0}}, *given)
     graph, digest = load_model(model, weights, example(recipe, data_of(recipe, data_dir).train))
     net = Frozen.of(graph).as_float()
@@ -121,7 +134,7 @@ class Steps(Work):
     def all(self) -> Provable:
         """Steps until nothing gets better, then the comparison on test images."""
         self.require_fit()
-        came = self.measure("as it came", self.dense.network, {})
+        came = self.measure("as it came", self.dense.network, self.dense.masks)
         best, failed = came, set[str]()
         for number in range(1, self.settings["steps"] + 1):
             kind = next((kind for kind in KINDS if kind not in failed), None)
@@ -145,7 +158,7 @@ class Steps(Work):
         if shape != (1, self.data.classes):
             raise ModelError(f"{self.dense.folder} answers {shape} to an image of {self.data.classes} classes")
 
-    def measure(self, name: str, network: nn.Module, masks: Mapping[str, Tensor]) -> Candidate:
+    def measure(self, name: str, network: nn.Module, masks: Masks) -> Candidate:
         """A network with its row."""
         self.row(name, network)
         (row,) = [row for row in self.curve.rows() if row.name == name]
@@ -160,21 +173,15 @@ class Steps(Work):
 
     def step(self, name: str, kind: str, best: Candidate) -> Candidate | None:
         """The candidate of a step; None where there is nothing left to take."""
-        path = self.folder.path / name / "masks.safetensors"
-        masks = dict(best.masks)
-        if kind == "prune":
-            found = dict(MaskFile.read(path).masks) if path.exists() else self.fewer(name, best)
-            if found is None:
-                return None
-            masks = found
-            self.keep(path, found, "kept")
-        lines: dict[str, Tensor] = {}
-        if kind == "graft":
-            chosen = dict(MaskFile.read(path).masks) if path.exists() else self.more_lines(name, best)
-            if chosen is None:
-                return None
-            lines = chosen
-            self.keep(path, chosen, "grafted")
+        masks: Masks = best.masks
+        lines: Masks = {}
+        try:
+            if kind == "prune":
+                masks = self.decided(name, "kept", "provable", lambda: (self.fewer(name, best), {}))
+            if kind == "graft":
+                lines = self.decided(name, "grafted", "provable", lambda: (self.more_lines(name, best), {}))
+        except NothingLeft:
+            return None
 
         def start() -> Start:
             network = best.network
@@ -189,12 +196,6 @@ class Steps(Work):
         network = self.trained(name, start, recipe)
         return self.measure(name, network, masks)
 
-    def keep(self, path: Path, masks: Mapping[str, Tensor], kind: str) -> None:
-        """Write what was chosen, unless it is there."""
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            MaskFile(masks, kind, {"start": self.dense.digest, "provable": self.settings}).write(path)
-
     def groups(self, network: nn.Module, run: Values) -> list[Group]:
         """Lines learn ten times as fast as weights, without decay."""
         return grafting_groups(network, 10 * run["rate"], run["rate"], run["weight_decay"])
@@ -204,7 +205,7 @@ class Steps(Work):
         """The training images that choices are made by."""
         return self.basis(self.settings["score_images"], 100)
 
-    def more_lines(self, name: str, best: Candidate) -> dict[str, Tensor] | None:
+    def more_lines(self, name: str, best: Candidate) -> Masks:
         """Neurons that the verifier had to split, or leaves unstable, and that matter little."""
         before = {site: part.mask for site, part in best.network.named_modules() if isinstance(part, GraftedReLU)}
         self.say(f"{name}: asking the verifier what stands in its way", 0, 0)
@@ -213,26 +214,23 @@ class Steps(Work):
         taken = {site: before.get(site, torch.zeros_like(v, dtype=torch.bool)) for site, v in significance.items()}
         ratio = sum(int(mask.sum()) for mask in taken.values()) / sum(mask.numel() for mask in taken.values())
         if ratio >= 1 or self.settings["graft"] == 0:
-            return None
-        return dict(select(significance, instability, min(1.0, ratio + self.settings["graft"]), taken=taken).masks)
+            raise NothingLeft
+        return select(significance, instability, min(1.0, ratio + self.settings["graft"]), taken=taken).masks
 
-    def fewer(self, name: str, best: Candidate) -> dict[str, Tensor] | None:
+    def fewer(self, name: str, best: Candidate) -> Masks:
         """The channels that are left after those with the smallest weights have gone."""
         self.say(f"{name}: choosing channels", 0, 0)
         if self.settings["prune"] == 0:
-            return None
+            raise NothingLeft
         masked = mask_weights(best.network, best.masks)
         try:
             of = channels(best.network, self.scoring.example, "all")
         except UsageError:  # a network without layers to prune
-            return None
-        there = {n: best.masks[n].flatten(1).any(1) for n in of} if best.masks else None
-        total = sum(layer.size for layer in of.values())
-        left = total if there is None else sum(int(mask.sum()) for mask in there.values())
-        keep = left * (1 - self.settings["prune"]) / total
-        found: dict[str, Tensor] = {}
-        for layer, mask in kept(Filters()(masked, self.scoring, of), keep, there=there, least=1).items():
-            found |= of[layer].masks(best.network, mask)
+            raise NothingLeft from None
+        there, found = {name: layer.alive(best.masks) for name, layer in of.items()}, dict(best.masks)
+        scores = Filters()(masked, self.scoring, of)
+        for layer, mask in kept(scores, 1 - self.settings["prune"], there=there, least=1, of=there).items():
+            found |= of[layer].masks(best.network, mask, best.masks)
         return found
 
     def finished(self, came: Candidate, best: Candidate) -> Provable:
@@ -241,8 +239,8 @@ class Steps(Work):
         image = example(self.values, self.data.train)
         found = compress(trace(best.network.eval(), image))
         small = module_of(found.graph)
-        self.folder.save_network(small, Recipe(FACTORY, described(found.graph)))
-        found.graph.to_onnx(str(out / "model.onnx"))
+        save_small(self.folder, found.graph, bool(best.masks))
+        (out / RECIPE).write_text(json.dumps(recipe_in(self.values)))
         part = self.data.test.first(self.settings["test_images"])
         part = Part(centred(in_unit(part.images), self.values["augment"]["size"]), part.labels, part.indices)
 

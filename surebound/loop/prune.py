@@ -1,7 +1,7 @@
 """Pruning in rounds: score, take the smallest, go back to earlier weights or on with these, train, measure.
 
-OUT/round-01, round-02, ... are run folders, with `masks.safetensors` beside the network; OUT/curve.csv has a row for
-the run it starts from and one for every round; OUT itself holds the network of the best round by validation images.
+OUT/round-01, round-02, ... are run folders, with `kept.safetensors` beside the network; OUT/curve.csv has a row for
+the run it starts from and one for every round; OUT itself is a run folder of the best round by validation images.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from surebound.errors import UsageError
 from surebound.fit import Start
 from surebound.loop.dense import Dense
 from surebound.loop.settings import by_channel, criterion_of, recipe_in
 from surebound.loop.work import Say, Sparse, Work, finished, quiet
 from surebound.rowfile import claimed
 from surebound.sparsify.layers import channels, weights
-from surebound.sparsify.mask_file import MaskFile
 from surebound.sparsify.masks import mask_weights
 from surebound.sparsify.select import kept
+from surebound.sparsify.sites import Masks
 
 
 def prune(
@@ -43,55 +45,77 @@ class Rounds(Work):
 
     def all(self) -> None:
         """All rounds."""
-        network, masks = self.dense.network, dict[str, Tensor]()
-        self.row("dense", network)
+        network, masks = self.dense.network, self.dense.masks
+        self.begin(network, masks)  # raises before anything is measured
         for number in range(1, self.values["prune"]["rounds"] + 1):
             name = f"round-{number:02d}"
             masks = self.masks(number, name, network, masks)
+            self.row("dense", self.dense.network)
             network = self.round(name, network, masks)
             self.row(name, network)
 
-    def masks(self, number: int, name: str, network: nn.Module, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def masks(self, number: int, name: str, network: nn.Module, before: Masks) -> Masks:
         """What stays in a round: read if it was chosen already."""
-        path = self.folder.path / name / "masks.safetensors"
-        if path.exists():
-            return dict(MaskFile.read(path).masks)
-        self.say(f"{name}: scoring", 0, 0)
-        found = self.chosen(mask_weights(network, before), number, before)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        settings = self.values["prune"]
-        told = {"round": number, "start": self.dense.digest, "seed": self.values["seed"], "prune": settings}
-        MaskFile(found, "kept", told).write(path)
-        return found
 
-    def chosen(self, network: nn.Module, number: int, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The masks that the criterion gives a network."""
-        settings, criterion = self.values["prune"], criterion_of(self.values)
-        keep = (1 - settings["rate"]) ** number
+        def choose() -> tuple[Masks, dict[str, Any]]:
+            self.say(f"{name}: scoring", 0, 0)
+            return self.chosen(mask_weights(network, before), number, before), {"round": number}
+
+        return self.decided(name, "kept", "prune", choose)
+
+    def chosen(self, network: nn.Module, number: int, before: Masks) -> Masks:
+        """The masks that the criterion gives a network: a part of what is left of the weights that there were."""
+        settings, criterion, example = self.values["prune"], criterion_of(self.values), self.basis(1, 1).example
+        of: Any
+        if by_channel(self.values):
+            layers = of = channels(network, example, settings["layers"])
+
+            def present(masks: Masks) -> Masks:
+                return {name: layer.alive(masks) for name, layer in layers.items()}
+
+            def spread(name: str, mask: Tensor) -> Masks:
+                return layers[name].masks(self.dense.network, mask, before)
+        else:
+            every = weights(network, settings["layers"], settings["ends"])
+            of = list(every)
+
+            def present(masks: Masks) -> Masks:
+                return {name: masks.get(name, torch.ones_like(every[name], dtype=torch.bool)) for name in every}
+
+            def spread(name: str, mask: Tensor) -> Masks:
+                return {name: mask}
+
+        first, keep = present(self.dense.masks), (1 - settings["rate"]) ** number
+        require_least(settings["least"], first)
+        part = sum(int(mask.sum()) for mask in first.values()) / sum(mask.numel() for mask in first.values())
         initial = self.dense.at(0, self.data) if settings["criterion"]["name"] == "snip" else None
-        basis = self.basis(settings["images"], settings["batch"], keep, initial)
-        if not by_channel(self.values):
-            names = list(weights(network, settings["layers"], settings["ends"]))
-            return kept(criterion(network, basis, names), keep, settings["scope"], before or None, settings["least"])
-        of = channels(network, basis.example, settings["layers"])
-        there = {name: before[name].flatten(1).any(1) for name in of} if before else None
-        alive = kept(criterion(network, basis, of), keep, settings["scope"], there, settings["least"])
-        found: dict[str, Tensor] = {}
+        basis = self.basis(settings["images"], settings["batch"], keep * part, initial)
+        alive = kept(
+            criterion(network, basis, of), keep, settings["scope"], present(before), settings["least"], of=first
+        )
+        found = dict(before)
         for name, mask in alive.items():
-            found |= of[name].masks(self.dense.network, mask)
+            found |= spread(name, mask)
         return found
 
-    def round(self, name: str, network: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    def begin(self, network: nn.Module, masks: Masks) -> Start:
+        """What a round trains."""
+        settings = self.values["prune"]
+        begin = self.dense.at(settings["epoch"], self.data) if settings["then"] == "rewind" else network
+        return Start(mask_weights(begin, masks), made=self.dense.made)
+
+    def round(self, name: str, network: nn.Module, masks: Masks) -> nn.Module:
         """The network of a round, trained in its folder."""
         settings, recipe = self.values["prune"], recipe_in(self.values)
         if settings["then"] == "fine-tune":
             recipe["run"] |= {**settings["tune"], "schedule": "constant", "warm_up": 0.0}
             recipe["radii"] |= {"shape": "fixed"}
         recipe["run"] |= {"keep": []}
+        return self.trained(name, lambda: self.begin(network, masks), recipe)
 
-        def start() -> Start:
-            rewound = settings["then"] == "rewind"
-            begin = self.dense.at(settings["epoch"], self.data) if rewound else network
-            return Start(mask_weights(begin, masks), made=self.dense.made)
 
-        return self.trained(name, start, recipe)
+def require_least(least: int, first: Masks) -> None:
+    """Raise UsageError where more are to stay in every layer than there are in one."""
+    for name, mask in first.items():
+        if least > mask.sum():
+            raise UsageError(f"prune.least = {least} is more than the {int(mask.sum())} of '{name}'; make it smaller")

@@ -14,13 +14,17 @@ from torch import nn
 
 from surebound.data.augment import centred
 from surebound.data.dataset import Dataset, Part
-from surebound.fit import Start, data_of, fit, held_out, same_settings
+from surebound.fit import Start, data_of, fit, held_out
 from surebound.loop.curve import Curve, Row, best, measured
-from surebound.loop.dense import Dense, require_other
+from surebound.loop.dense import Dense, require_other, require_same_network
 from surebound.loop.settings import recipe_in, settings_of
 from surebound.reports.figures import against_sparsity, require_matplotlib
 from surebound.runs import RunFolder, load_network
+from surebound.same_settings import same_settings
 from surebound.sparsify.basis import Basis
+from surebound.sparsify.mask_file import KINDS, MaskFile, mask_name
+from surebound.sparsify.masks import masks_of
+from surebound.sparsify.sites import Masks
 from surebound.training.recipe import Values, objective_of
 
 Say = Callable[[str, int, int], None]
@@ -61,7 +65,9 @@ class Work:
         require_matplotlib()
         require_other(out, dense.folder)
         values = settings_of(tables, dense.recipe, parts)
-        folder = same_settings(out, {"start": dense.digest, **values}, out / "curve.csv")
+        require_same_network(values, dense)
+        begun = (out / "curve.csv").exists() or any(out.glob("*/*.safetensors"))
+        folder = same_settings(out, {"start": dense.digest, **values}, begun)
         return cls(dense, values, folder, data_dir, say)
 
     @cached_property
@@ -93,25 +99,43 @@ class Work:
 
         self.curve.row(name, lambda: measured(name, network, self.held, self.values, show))
 
+    def decided(self, name: str, kind: str, table: str, choose: Callable[[], tuple[Masks, Mapping[str, Any]]]) -> Masks:
+        """Masks of the folder `name`: those there, or chosen by the settings' table and written with their origin."""
+        path = self.folder.path / name / mask_name(kind)
+        if not path.exists():
+            masks, told = choose()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            came = {"start": self.dense.digest, "seed": self.values["seed"], table: self.values[table], **told}
+            MaskFile(masks, kind, came).write(path)
+        return MaskFile.read(path).masks
+
     def trained(self, name: str, start: Callable[[], Start], recipe: Values | None = None) -> nn.Module:
-        """The network of a folder, trained from `start` by the recipe in the settings unless it is there."""
+        """The network of a folder, trained from `start` by the recipe in the settings unless it is there. What was
+        pruned of it is written beside it.
+        """
         place = self.folder.path / name
         if not (place / "summary.json").exists():
+            begin = start()
+            masks, path = masks_of(begin.network), place / mask_name("kept")
+            if masks and not path.exists():
+                place.mkdir(parents=True, exist_ok=True)
+                MaskFile(masks, "kept", {"start": self.dense.digest}).write(path)
 
             def say(words: str, done: int, total: int) -> None:
                 self.say(f"{name}: {words}", done, total)
 
-            fit(recipe or recipe_in(self.values), place, self.data_dir, say, start())
+            fit(recipe or recipe_in(self.values), place, self.data_dir, say, begin)
         return load_network(place)
 
 
 def finished(work: Work) -> Sparse:
-    """Put the best network into the folder, draw the curve, write the summary."""
+    """Make the folder a run folder of the best network, draw the curve, write the summary."""
     rows, folder = work.curve.rows(), work.folder
     chosen = best(rows)
     source = work.dense.folder if chosen.name == "dense" else folder.path / chosen.name
-    for suffix in ("safetensors", "json", "onnx"):
-        shutil.copyfile(source / f"model.{suffix}", folder.path / f"model.{suffix}")
+    for name in ("model.safetensors", "model.json", "model.onnx", "recipe.json", *map(mask_name, KINDS)):
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder.path / name)
     for name, picture in against_sparsity([asdict(row) for row in rows]).items():
         (folder.path / "plots" / f"{name}.png").write_bytes(picture)
     (folder.path / "metrics.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))

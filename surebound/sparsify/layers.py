@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from surebound.errors import UsageError
 from surebound.graph.ir import Graph, Node
 from surebound.sparsify.masks import unmasked
+from surebound.sparsify.sites import Masks
 from surebound.training.trainee import Trainee
 
 LAYERS: Mapping[str, tuple[type[nn.Module], ...]] = {"conv": (nn.Conv2d,), "all": (nn.Conv2d, nn.Linear)}
@@ -48,10 +50,18 @@ class Channels:
     scale: str | None
     activation: str | None
 
-    def masks(self, network: nn.Module, kept: Tensor) -> dict[str, Tensor]:
-        """Masks under which the channels that are not kept [C] answer 0 in front of their activation."""
+    def masks(self, network: nn.Module, kept: Tensor, before: Masks) -> dict[str, Tensor]:
+        """Masks under which the channels that are not kept [C] answer 0 in front of their activation, and everything
+        stays zero that was so under the masks `before`.
+        """
         shapes = {name: network.get_parameter(name).shape for name in self.parameters}
-        return {name: kept.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone() for name, shape in shapes.items()}
+        rows = {name: kept.reshape(-1, *[1] * (len(shape) - 1)).expand(shape) for name, shape in shapes.items()}
+        return {name: row & before[name] if name in before else row.clone() for name, row in rows.items()}
+
+    def alive(self, before: Masks) -> Tensor:
+        """bool [C]: the channels that have weights left."""
+        weight = before.get(self.parameters[0])
+        return torch.ones(self.size, dtype=torch.bool) if weight is None else weight.flatten(1).any(1)
 
 
 def channels(network: nn.Module, example: Tensor, layers: str = "conv") -> dict[str, Channels]:

@@ -27,6 +27,11 @@ KINDS = ("grafted", "kept")
 """What a mask's true means: the neuron is grafted; the weight is kept."""
 
 
+def mask_name(kind: str) -> str:
+    """What the file of masks of a kind is called in a run folder."""
+    return f"{kind}.safetensors"
+
+
 @dataclass(frozen=True, eq=False)
 class MaskFile:
     """masks: bool by name of site or parameter. kind: one of `KINDS`. provenance: how they were made, plain values."""
@@ -67,8 +72,8 @@ def read_released(path: Path, sites: Mapping[str, tuple[int, ...]]) -> dict[str,
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path} is missing") from None
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is no list of tensors as torch.save writes it: {error}") from None
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+        raise DataError(f"{path} is no list of tensors as torch.save writes it; give a mask file") from None
     if not isinstance(found, list) or not all(isinstance(mask, Tensor) for mask in found):
         raise DataError(f"{path} holds no list of tensors; a mask file is one tensor per ReLU, in forward order")
     shapes = [tuple(mask.shape) for mask in found]

@@ -78,5 +78,12 @@ def unmasked(network: Network) -> Network:
     """A copy with plain weights, which are zero where a mask was false; in training they would move again."""
     plain = copy.deepcopy(network)
     for name, holder, _ in masked_parts(plain):
+        holder.__class__ = twin(type(holder))
         parametrize.remove_parametrizations(holder, name.rpartition(".")[2], leave_parametrized=True)
     return plain
+
+
+def twin(made: type[nn.Module]) -> type[nn.Module]:
+    """An equal class: copies of a parametrised module share the one torch made for it, and torch changes it."""
+    members = {name: value for name, value in vars(made).items() if name not in ("__dict__", "__weakref__")}
+    return type(made.__name__, made.__bases__, members)  # pyright: ignore[reportReturnType]

@@ -28,11 +28,13 @@ def kept(
     scope: str = "global",
     there: Mapping[str, Tensor] | None = None,
     least: int = 0,
+    of: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """True for the round(keep n) largest scores of all n, or of every tensor's own n under the scope "layer".
 
-    there: what may still be kept (default all). least: how many of every tensor stay at any rate. Of equal scores the
-    first ones stay. Raises UsageError where fewer are there than are to be kept, and for scores that are no numbers.
+    there: what may still be kept (default all). least: how many of every tensor stay at any rate. of: what counts, so
+    that n is the number of these (default all). Of equal scores the first ones stay. Raises UsageError where fewer are
+    there than are to be kept, and for scores that are no numbers.
     """
     if not 0 <= keep <= 1:
         raise UsageError(f"the part that is kept must lie in [0, 1], got {keep}")
@@ -43,13 +45,14 @@ def kept(
     for name, score in flat.items():
         if there is not None:
             score[~there[name].detach().cpu().flatten()] = -math.inf
-        safe = torch.topk(score, min(least, int((score > -math.inf).sum()))).indices
-        score[safe] = math.inf
+        score[torch.topk(score, min(least, int((score > -math.inf).sum()))).indices] = math.inf
+    counts = {name: len(score) if of is None else int(of[name].sum()) for name, score in flat.items()}
     if scope == "layer":
-        chosen = {name: largest(score, max(round(keep * len(score)), least)) for name, score in flat.items()}
+        safe = {name: int((score == math.inf).sum()) for name, score in flat.items()}
+        chosen = {name: largest(score, max(round(keep * counts[name]), safe[name])) for name, score in flat.items()}
     else:
         together = torch.cat(list(flat.values()))
-        wanted = max(round(keep * len(together)), int((together == math.inf).sum()))
+        wanted = max(round(keep * sum(counts.values())), int((together == math.inf).sum()))
         parts = largest(together, wanted).split([len(score) for score in flat.values()])
         chosen = dict(zip(flat, parts, strict=True))
     return {name: mask.reshape(scores[name].shape) for name, mask in chosen.items()}

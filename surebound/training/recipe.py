@@ -176,8 +176,8 @@ def kind(value: Any) -> str:
 
 def unknown(name: str, known: Sequence[str]) -> UsageError:
     """The error for a key or a name that does not exist, with the nearest one."""
-    near = difflib.get_close_matches(name, known, 1, 0.0)
-    hint = f"; do you mean '{near[0]}'?" if near else ""
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f"; do you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}"
     return UsageError(f"recipe: there is no '{name}'{hint}")
 
 

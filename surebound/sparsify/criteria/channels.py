@@ -45,8 +45,8 @@ class Filters:
 
 @dataclass(frozen=True)
 class Refill:
-    """Mean |w| over a channel's weights that are left after the smallest `rate` of all weights is dropped; the channel
-    that stays gets all its weights back (structured lottery tickets, Chen et al. 2022).
+    """Mean |w| over a channel's weights that are left after the smallest `rate` of those there is dropped; the channel
+    that stays gets them back (structured lottery tickets, Chen et al. 2022).
     """
 
     rate: float = 0.2
@@ -58,7 +58,7 @@ class Refill:
         scores = Magnitude()(network, basis, list(of))
         present = masks_of(network)
         there = {name: present.get(name, torch.ones_like(score, dtype=torch.bool)) for name, score in scores.items()}
-        left = kept(scores, 1 - self.rate, there=there)
+        left = kept(scores, 1 - self.rate, there=there, of=there)
         return {name: (score * left[name]).flatten(1).mean(1) for name, score in scores.items()}
 
 
