@@ -274,6 +274,21 @@ def test_forest_paths_and_split_geometry() -> None:
     assert splits.threshold[3].tolist() == [0.0, 0.5]
 
 
+def test_forest_tells_the_rows_of_a_root_also_after_more_have_come() -> None:
+    forest = Forest(["h", "x"])
+    first = forest.append(parent=np.array([-1, -1]), root=np.array([0, 2]), slot=-1)
+    assert forest.rows(2).tolist() == [1] and forest.rows(1).tolist() == forest.rows(7).tolist() == []
+    pair = {"index": 3, "threshold": 0.5, "sign": np.array([-1, 1]), "depth": np.array([1, 1])}
+    below = forest.append(parent=first[1:].repeat(2), root=2, node=1, **pair)
+    forest.append(parent=below[:1].repeat(2), root=2, node=0, **pair)
+    forest.append(parent=first[:1].repeat(2), root=0, node=1, **pair)
+    assert forest.rows(2).tolist() == [1, 2, 3, 4, 5] and forest.rows(0).tolist() == [0, 6, 7]
+    assert forest.tree(2, "crown").parent.tolist() == [-1, 0, 0, 1, 1]
+    assert forest.tree(0, "crown").parent.tolist() == [-1, 0, 0]
+    assert {name: at.tolist() for name, at in forest.splits(np.array([0, 2])).items()} == {"h": [3], "x": [3, 3]}
+    assert forest.splits(np.array([1])) == {}
+
+
 def test_mixing_finds_the_farkas_combination() -> None:
     """x <= -0.1 and -x <= -0.1 exclude each other, though neither fails alone on [-1, 1]."""
     a = torch.tensor([[[1.0], [-1.0]]], dtype=F64)

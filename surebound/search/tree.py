@@ -65,6 +65,7 @@ class Forest:
         self.names = tuple(names)
         self.size = 0
         self.columns = {name: np.empty(1024, dtype) for name, dtype in COLUMNS.items()}
+        self.ordered = (np.empty(0, np.int64), np.zeros(1, np.int64))
 
     def __getitem__(self, column: str) -> NDArray[Any]:
         return self.columns[column][: self.size]
@@ -102,21 +103,31 @@ class Forest:
             torch.from_numpy(sign),
         )
 
+    def rows(self, root: int) -> NDArray[np.int64]:
+        """The rows of one root, in order; all are sorted at once when some have been added since."""
+        order, ends = self.ordered
+        if len(order) != self.size:
+            count = int(self["root"].max(initial=0)) + 1
+            small = self["root"].astype(np.uint16) if count <= 1 << 16 else self["root"]  # 16 bits are sorted by radix
+            order = np.argsort(small, kind="stable")
+            ends = np.concatenate([[0], np.cumsum(np.bincount(self["root"], minlength=count))])
+            self.ordered = (order, ends)
+        return order[ends[root] : ends[root + 1]] if root + 1 < len(ends) else order[:0]
+
     def splits(self, roots: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """What was split below some roots: by the name of the node the flat positions, one for each split."""
-        rows = np.flatnonzero(np.isin(self["root"], roots) & (self["parent"] >= 0) & (self["sign"] < 0))
+        rows = np.concatenate([np.empty(0, np.int64), *(self.rows(int(root)) for root in roots)])
+        rows = rows[(self["parent"][rows] >= 0) & (self["sign"][rows] < 0)]
         nodes, index = self["node"][rows], self["index"][rows].astype(np.int64)
         return {self.names[node]: index[nodes == node] for node in np.unique(nodes)}
 
     def tree(self, root: int, root_bound: str) -> Tree:
         """The tree of one root, renumbered."""
-        rows = np.flatnonzero(self["root"] == root)
-        number = np.full(self.size + 1, -1, np.int64)
-        number[rows] = np.arange(len(rows))
+        rows = self.rows(root)
         parents = self["parent"][rows]
         return Tree(
             self.names,
-            np.where(parents >= 0, number[parents], -1),
+            np.where(parents >= 0, np.searchsorted(rows, parents), -1),
             *(self[name][rows].copy() for name in ("node", "index", "threshold", "sign", "lower")),
             root_bound=root_bound,
         )
