@@ -5,8 +5,9 @@
 A study names runs: a published recipe, what is changed of it, and seeds. Every run is `surebound train` into
 OUT/STUDY/RUN-SEED and `surebound evaluate` into its folder `verified`, with one thread each. It may name sparse
 networks besides: `surebound prune` or `graft` of runs it lists under `of`, into OUT/STUDY/RUN-NAME-SEED, and which
-network there is evaluated (`network`, such as "round-01"). Results go to a CSV file beside the study when all runs are
-done (`--table FILE` for another place), and a table with the mean and the standard deviation over seeds is printed.
+network there is evaluated (`network`, such as "round-01"); how stable these are is read from their curves. Results go
+to a CSV file beside the study when all runs are done (`--table FILE` for another place), and a table with the mean
+and the standard deviation over seeds is printed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from surebound.training.recipe import read_toml
 
 SUMMARISED = ("attacked", "verified_ibp", "verified_crown", "verified", "unknown")
 MEASURED = ("clean", "pgd", *SUMMARISED)
-COLUMNS = ("run", "recipe", "seed", *MEASURED, "train_cpu_s", "verify_cpu_s")
+STABLE = ("unstable", "crown", "instability")
+"""Columns of a curve: parts of the neurons that interval bounds and CROWN leave unstable, mean -lu."""
+COLUMNS = ("run", "recipe", "seed", *MEASURED, "seconds", *STABLE, "train_cpu_s", "verify_cpu_s")
 KEYS = {"recipe", "seeds", "set", "evaluate"}
 SPARSE = {"command", "of", "network", "set", "evaluate"}
 """What a run may say; a dot in its name needs quotes, or TOML makes a table of what follows."""
@@ -127,17 +130,38 @@ def carry_out(trial: Trial, out: Path, data_dir: list[str]) -> dict[str, Any]:
         told = [word for key, value in trial.evaluate.items() for word in (f"--{key}", str(value))]
         timed("verify", "evaluate", str(folder / trial.network), *told, "--out", str(folder / "verified"))
     row = {"run": trial.run, "recipe": trial.recipe, "seed": trial.seed, **measured(folder / "verified")}
+    row |= stability(folder / "curve.csv", trial.network) if trial.of else dict.fromkeys(STABLE, "")
     print(f"{out.name} {trial.name}: " + ", ".join(f"{name} {row[name]:.1%}" for name in MEASURED), flush=True)
     return row | {f"{stage}_cpu_s": round(seconds) for stage, seconds in times.items()}
 
 
+def stability(curve: Path, name: str) -> dict[str, Any]:
+    """How stable the network of a name is, by its row in a curve."""
+    with curve.open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["name"] == name]
+    return {column: float(row[column]) for column in STABLE}
+
+
+def with_dense(rows: list[dict[str, Any]], wanted: list[Trial], out: Path) -> list[dict[str, Any]]:
+    """The rows, those of trained networks with the stability that a curve begun with them tells."""
+    curves = {trial.of: out / trial.name / "curve.csv" for trial in wanted if trial.of}
+    names = [f"{row['run']}-{row['seed']}" for row in rows]
+    return [
+        row | stability(curves[name], "dense") if name in curves else row for name, row in zip(names, rows, strict=True)
+    ]
+
+
 def measured(folder: Path) -> dict[str, float]:
-    """What `surebound evaluate` found; pgd: right, and its gradient attack met no other answer."""
+    """What `surebound evaluate` found; pgd: right, and its gradient attack met no other answer; seconds: charged per
+    image that was right.
+    """
     found = json.loads((folder / "summary.json").read_text())
     with (folder / "rows.csv").open() as file:
         rows = list(csv.DictReader(file))
     stood = [row["status"] not in ("wrong", "error") and float(row["attack_margin"]) > 0 for row in rows]
-    return {"clean": found["clean"], "pgd": sum(stood) / len(rows)} | {name: found[name] for name in SUMMARISED}
+    seconds = [float(row["charged_s"]) for row in rows if row["status"] not in ("wrong", "error")]
+    told = {"clean": found["clean"], "pgd": sum(stood) / len(rows)} | {name: found[name] for name in SUMMARISED}
+    return told | {"seconds": statistics.mean(seconds) if seconds else 0.0}
 
 
 def spread(values: list[float]) -> str:
@@ -148,13 +172,14 @@ def spread(values: list[float]) -> str:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """A table in Markdown: a line per run, over its seeds."""
-    heads = ("run", "recipe", "seeds", *MEASURED, "CPU s")
+    heads = ("run", "recipe", "seeds", *MEASURED, "s/image", "CPU s")
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name in dict.fromkeys(row["run"] for row in rows):
         of_run = [row for row in rows if row["run"] == name]
         seconds = sum(row["train_cpu_s"] + row["verify_cpu_s"] for row in of_run)
         cells = [name, of_run[0]["recipe"], ", ".join(str(row["seed"]) for row in of_run)]
-        cells += [spread([row[measure] for row in of_run]) for measure in MEASURED] + [f"{seconds:,}"]
+        cells += [spread([row[measure] for row in of_run]) for measure in MEASURED]
+        cells += [f"{statistics.mean(row['seconds'] for row in of_run):.3g}", f"{seconds:,}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -179,6 +204,7 @@ def main() -> None:
                 lambda trial: carry_out(trial, out, data_dir), (t for t in wanted if bool(t.of) is sparse)
             )
         ]
+    rows = with_dense(rows, wanted, out)
     replace_file(args.table or args.study.with_suffix(".csv"), table(COLUMNS, rows))
     print(summary(rows))
 
