@@ -44,7 +44,7 @@ class Recipe:
             raise ModelError(f"'{self.factory}' is not a factory of surebound.nets; build the network yourself")
         try:
             return getattr(importlib.import_module(module), name)(**self.arguments)
-        except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        except (ImportError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"cannot build the network with {self.factory}({dict(self.arguments)}): {error}"
             ) from error
@@ -126,14 +126,15 @@ def load_network(folder: Path, name: str = "model") -> nn.Module:
         raise ModelError(f"{error.filename} is missing; is {folder} a run folder with a network '{name}'?") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(f"the network '{name}' in {folder} cannot be read: {error!r}; write it anew") from error
-    masks = {path: torch.zeros(shape, dtype=torch.bool) for path, (shape, _) in sites.items()}
-    network = gate(graft(recipe.build(), masks), gates)
-    for path, (_, trained) in sites.items():
-        for parameter in network.get_submodule(path).parameters():
-            parameter.requires_grad_(trained)
+    network = recipe.build()
     try:
+        masks = {path: torch.zeros(shape, dtype=torch.bool) for path, (shape, _) in sites.items()}
+        network = gate(graft(network, masks), gates)
+        for path, (_, trained) in sites.items():
+            for parameter in network.get_submodule(path).parameters():
+                parameter.requires_grad_(trained)
         network.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError, UsageError) as error:
         raise ModelError(f"{folder / name}.safetensors does not fit {name}.json: {error}") from error
     return network.eval()
 

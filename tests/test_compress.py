@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from surebound.cli.app import app
-from surebound.errors import TraceMismatch, UsageError
+from surebound.errors import ModelError, TraceMismatch, UsageError
 from surebound.graph.ir import Graph, evaluate
 from surebound.graph.onnx_import import load_onnx
 from surebound.graph.torch_export import trace
@@ -169,6 +169,72 @@ def test_neurons_that_are_off_on_the_whole_domain_are_constant_there_only() -> N
         compress(trace(network, x), 1.0, 1.0)
 
 
+@pytest.mark.parametrize("domain", [(0.0, float("inf")), (float("-inf"), float("inf")), (0.0, float("nan"))])
+def test_a_domain_without_ends_is_refused(domain: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match="the domain of inputs must have an end above its beginning"):
+        compress(trace(digits_cnn(0).eval(), torch.rand(2, 1, 8, 8)), *domain)
+
+
+def test_a_file_is_compressed_like_the_module_it_was_written_from(tmp_path: Path) -> None:
+    """Also where the file's values have the batch axis in front: norms go, lines merge, and inputs stay as they are."""
+    x = torch.rand(5, 1, 4, 4)
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 2)
+    )
+    masks = {site: torch.arange(shape[0]) > 1 for site, shape in relu_sites(warmed(network, x), x).items()}
+    network = graft(network, masks).eval()
+    trace(network, x).to_onnx(str(tmp_path / "0.onnx"))
+    traced = compress(trace(network, x))
+    for number in range(3):
+        found = compress(load_onnx(tmp_path / f"{number}.onnx"))
+        assert [each.parameters for each in found.steps][-1] == traced.steps[-1].parameters < traced.steps[0].parameters
+        assert found.graph.input.shape == (1, 4, 4) and not any("//" in node.name for node in found.graph)
+        assert torch.allclose(module_of(found.graph)(x), network(x), atol=1e-6)
+        found.graph.to_onnx(str(tmp_path / f"{number + 1}.onnx"))
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{number + 1}.onnx"))
+        (answer,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert torch.allclose(torch.as_tensor(answer), network(x), atol=1e-6)
+
+
+def test_what_is_proven_of_the_exact_network_holds_for_the_one_that_came() -> None:
+    """Numbers that float32 cannot hold: the rounded network answers otherwise, the exact one does not."""
+    network = (
+        nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.BatchNorm1d(1), nn.ReLU(), nn.Linear(1, 2)).double().eval()
+    )
+    network.get_parameter("2.bias").data.fill_(3e6 + 0.3)
+    network.get_parameter("4.weight").data.fill_(1.0)
+    network.get_parameter("4.bias").data.fill_(-3e6)
+    x = torch.rand(20, 1, 1, 1).double()
+    found = compress(trace(network, x))
+    assert found.exact.values(torch.float64)[found.exact.output.inputs[1]].dtype == torch.float64
+    exact = evaluate(found.exact, found.exact.values(torch.float64), x)[found.exact.output.name]
+    expected = network(x).detach()
+    gap = float((exact - expected).abs().max())
+    assert found.steps[-1].name == "single precision" and gap < 1e-8 < 1e-2 < found.steps[-1].gap
+
+
+def test_numbers_that_float32_cannot_hold_are_refused() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2)).double().eval()
+    network.get_parameter("1.weight").data.fill_(1e200)
+    with pytest.raises(ModelError, match="numbers that float32 cannot hold"):
+        compress(trace(network, torch.rand(2, 1, 1, 1).double()))
+
+
+def test_a_choice_between_values_is_one_in_the_module_too() -> None:
+    class Chosen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("which", torch.tensor([True, False, True]))
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(self.get_buffer("which"), self.layer(x), -x)
+
+    network, x = Chosen().eval(), torch.rand(5, 3)
+    graph = compress(trace(network, x)).graph
+    assert torch.allclose(module_of(graph)(x), network(x), atol=1e-6)
+
+
 def test_a_network_that_is_constant_keeps_one_channel_of_every_layer() -> None:
     network = digits_cnn(0, (3, 4), 6).eval()
     for parameter in network.parameters():
@@ -229,8 +295,8 @@ def test_lines_between_linear_layers_are_merged_where_that_saves_entries(count: 
     same(network, found.graph, x)
     ops = [node.op for node in found.graph if node.batched]
     assert ops.count("graft") == (1 if count == 2 else 0)
-    assert found.steps[-2].neurons - found.steps[-1].neurons == {16: 16, 10: 10, 2: 0}[count]
-    assert (found.steps[-1].parameters < found.steps[-2].parameters) == (count > 2)
+    assert found.steps[-3].neurons - found.steps[-1].neurons == {16: 16, 10: 10, 2: 0}[count]
+    assert (found.steps[-1].parameters < found.steps[-3].parameters) == (count > 2)
 
 
 def test_a_network_of_lines_becomes_one_layer() -> None:
@@ -286,7 +352,8 @@ def test_a_step_that_changes_outputs_is_refused(monkeypatch: pytest.MonkeyPatch)
     net = Frozen.of(trace(digits_cnn(0).eval(), x))
     nan = net.rewritten(net.graph.nodes, {**net.tensors, "8.bias": torch.full((10,), float("nan")).double()})
     with pytest.raises(TraceMismatch):
-        require_equal(net, nan, points_of(net.graph, 0.0, 1.0), "nothing")
+        points = points_of(net.graph, 0.0, 1.0)
+        require_equal(net, net.outputs(points), nan, points, "nothing")
 
 
 def test_compression_is_of_the_weights_at_the_time(tmp_path: Path) -> None:
@@ -326,7 +393,7 @@ def test_a_module_of_a_graph_answers_trains_and_is_saved_like_any_other(tmp_path
 def test_norms_of_a_graph_are_norms_of_its_module() -> None:
     x = torch.rand(6, 3, 32, 32)
     network = warmed(cnn7l(width=4), x)
-    made = module_of(Frozen.of(trace(network, x)).as_float())
+    made = module_of(Frozen.of(trace(network, x)).rounded().graph)
     assert torch.allclose(made(x), network(x), atol=1e-5)
     assert torch.allclose(made.train()(x), network.train()(x), atol=1e-4)
 
@@ -342,7 +409,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert widths(small)[:2] == left
     assert torch.allclose(load_network(tmp_path / "small")(x), network(x), atol=1e-5)
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
-    assert told["schema"] == 1 and len(told["steps"]) == 5
+    assert told["schema"] == 1 and len(told["steps"]) == 6
     done = CliRunner().invoke(app, [*words, "--domain", "-1", "1"])
     assert done.exit_code == 2 and "work by other settings (domain: [0.0, 1.0] there, [-1.0, 1.0] here)" in done.stderr
     assert CliRunner().invoke(app, [*words, "--domain", "1", "0"]).exit_code == 2

@@ -13,6 +13,9 @@ from surebound.bounds.crown import Crown, Ibp
 from surebound.bounds.query import Query
 from surebound.data.dataset import Part
 from surebound.errors import DataError, ModelError, UsageError
+from surebound.graph.ir import evaluate
+from surebound.graph.onnx_import import load_onnx
+from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
 from surebound.nets.grafted import GraftedReLU
 from surebound.nets.small import digits_cnn
@@ -235,6 +238,42 @@ def test_instability_never_misses_a_neuron_that_changes_sign_and_crown_finds_no_
         assert not bool((changes & ~flags).any())
         assert not bool((flags & ~loose).any())
     assert sum(int(f.sum()) for f in crown) < sum(int(f.sum()) for f in ibp)
+
+
+class Line(nn.Module):
+    """where(mask, line, relu) with a line written in some way."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.register_buffer("mask", torch.tensor([True] * 6 + [False] * 2))
+        self.slope, self.cut = nn.Parameter(torch.linspace(-1, 1, 8)), nn.Parameter(torch.linspace(-0.3, 0.4, 8))
+
+    def forward(self, z: Tensor) -> Tensor:
+        lines = {
+            "line": lambda: z * self.slope + self.cut,
+            "cut first": lambda: self.cut + self.slope * z,
+            "no cut": lambda: z * self.slope,
+            "number": lambda: 0.4 * z,
+            "difference": lambda: self.slope * z - self.cut,
+            "constant": lambda: torch.zeros_like(z) + self.cut,
+        }
+        return torch.where(self.get_buffer("mask"), lines[self.form](), torch.relu(z))
+
+
+@pytest.mark.parametrize("form", ["line", "cut first", "no cut", "number", "difference", "constant"])
+def test_lines_are_recognised_however_they_are_written(form: str, tmp_path) -> None:
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(3, 8), Line(form), nn.Linear(8, 2)).eval(), torch.rand(50, 3)
+    graph = trace(network, x[:1])
+    graph.to_onnx(str(tmp_path / "net.onnx"))
+    for made in (graph, load_onnx(tmp_path / "net.onnx")):
+        prepared = prepare(made)
+        assert [node.op for node in prepared if node.batched and node.op not in ("input", "reshape")] == [
+            "linear", "graft", "linear",
+        ]  # fmt: skip
+        answers = evaluate(prepared, prepared.values(torch.float32), x.reshape(50, *prepared.input.shape))
+        assert torch.allclose(answers[prepared.output.name].flatten(1), network(x), atol=1e-6)
 
 
 def test_grafted_neurons_are_never_unstable() -> None:

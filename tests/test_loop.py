@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -33,8 +33,10 @@ from surebound.loop.provable import make_provable
 from surebound.loop.prune import prune
 from surebound.loop.settings import VARIATIONS, settings_of
 from surebound.nets.grafted import GraftedReLU
+from surebound.nets.small import digits_cnn
 from surebound.runs import load_network
 from surebound.sparsify.mask_file import MaskFile, write_released
+from surebound.sparsify.sites import relu_sites
 from surebound.training.recipe import recipe_of
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
@@ -319,6 +321,7 @@ def test_other_settings_in_the_same_folder_are_refused(run: Path, tmp_path: Path
         ("prune", {"validation": 0.0}, "of which validation = 0 leaves none"),
         ("prune", {"graft": {"ratios": [0.5]}}, "there is no 'graft'"),
         ("graft", {"graft": {"ratios": [0.0]}}, "each of graft.ratios must be above 0 and at most 1"),
+        ("graft", {"graft": {"ratios": [0.5, 0.50000001]}}, "graft.ratios must differ by more than a millionth"),
         ("graft", {"graft": {"ratios": []}}, "graft.ratios must have at least one number"),
         ("graft", {"graft": {"choose": "file"}}, "needs graft.masks"),
         ("graft", {"graft": {"rank": "best"}}, "graft.rank must be one of dense, min, raw"),
@@ -435,6 +438,63 @@ def test_nothing_is_written_over_the_work_of_another_command(run: Path, tmp_path
     assert all(path.read_bytes() == data for path, data in before.items())
 
 
+def test_a_file_is_not_written_over_by_what_is_made_of_it(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "model.onnx", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    save_file(digits_cnn(0).state_dict(), weights)
+    told = [{"data": "digits", "eps": 0.02, "images": 100}]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    words = "is the folder that this starts from"
+    with pytest.raises(UsageError, match=words):
+        compress_model(tmp_path / "model.onnx", tmp_path)
+    with pytest.raises(UsageError, match=words):
+        make_provable(tmp_path / "model.onnx", tmp_path, told)
+    with pytest.raises(UsageError, match=words):
+        make_provable("surebound.nets.small:digits_cnn", tmp_path, told, weights=weights)
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_masks_that_are_not_those_of_the_network_are_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    name = next(name for name, value in load_network(run).named_parameters() if value.dim() == 4)
+    mask = torch.zeros_like(load_network(run).get_parameter(name), dtype=torch.bool)
+    for kind, words in (("kept", f"weights of '{name}' are pruned which are not zero"), ("grafted", "not kept")):
+        MaskFile({name: mask}, kind, {}).write(tmp_path / "run" / "kept.safetensors")
+        with pytest.raises(DataError, match=words):
+            Dense.read(tmp_path / "run")
+
+
+def test_compressing_another_network_into_the_same_folder_is_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    compress_model(tmp_path / "run", tmp_path / "small")
+    compress_model(tmp_path / "run", tmp_path / "small")
+    shutil.copy(run / "epoch-1.safetensors", tmp_path / "run" / "model.safetensors")
+    with pytest.raises(UsageError, match=r"holds work by other settings \(digest:"):
+        compress_model(tmp_path / "run", tmp_path / "small")
+
+
+def test_another_mask_file_of_the_same_name_is_other_settings(run: Path, tmp_path: Path) -> None:
+    sites = Dense.read(run).network
+    masks = {
+        site: torch.zeros(shape, dtype=torch.bool) for site, shape in relu_sites(sites, torch.rand(1, 1, 8, 8)).items()
+    }
+    own = grafting(choose="file", masks=str(tmp_path / "own.safetensors"))
+    MaskFile(masks, "grafted", {}).write(tmp_path / "own.safetensors")
+    graft_run(run, tmp_path / "out", own)
+    MaskFile({site: ~mask for site, mask in masks.items()}, "grafted", {}).write(tmp_path / "own.safetensors")
+    with pytest.raises(UsageError, match=r"holds work by other settings \(masks:"):
+        graft_run(run, tmp_path / "out", own)
+
+
+def test_a_damaged_curve_is_refused(run: Path, tmp_path: Path) -> None:
+    prune(run, tmp_path, pruning(rounds=1))
+    text = (tmp_path / "curve.csv").read_text().splitlines()
+    text[1] = text[1].replace(text[1].split(",")[4], "nan", 1)
+    (tmp_path / "curve.csv").write_text("\n".join(text) + "\n")
+    with pytest.raises(UsageError, match="has a row with numbers that are none"):
+        prune(run, tmp_path, pruning(rounds=1))
+
+
 def test_what_cannot_be_is_said_before_anything_is_measured(run: Path, tmp_path: Path) -> None:
     def refused(words: str, work: Any, model: Path, *given: dict[str, Any]) -> None:
         with pytest.raises(UsageError, match=words):
@@ -506,6 +566,9 @@ def test_ablations_differ_in_what_they_say_and_share_the_dense_row(run: Path, tm
     assert all(torch.equal(mask, masks["pruned"][site]) for site, mask in masks["as-published"].items())
     assert any(not torch.equal(mask, masks["random"][site]) for site, mask in masks["as-published"].items())
     assert Curve(tmp_path / "random" / "curve.csv").rows()[0] == found[0].row
+    (tmp_path / "random" / "curve.csv").unlink()  # as after a kill before the row was there
+    assert ablate(run, tmp_path, [own])[2].row.name == "ratio-0.5"
+    assert [row.name for row in Curve(tmp_path / "random" / "curve.csv").rows()] == ["dense", "ratio-0.5"]
     assert (tmp_path / "plots" / "ablation.png").exists()
     with pytest.raises(UsageError, match="there is no 'sop'; do you mean 'sap'"):
         ablate(run, tmp_path / "other", [{"ablate": {"only": ["sop"]}}])

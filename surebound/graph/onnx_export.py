@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,8 +24,9 @@ from torch import Tensor
 from surebound.errors import InvalidGraph, UnsupportedOp, UsageError
 from surebound.graph.ir import Graph, Node, evaluate
 from surebound.graph.names import taken
-from surebound.graph.original import TOLERANCE, OnnxOriginal, largest_difference, open_session
-from surebound.graph.passes import drop_unused, sink_reshapes
+from surebound.graph.original import TOLERANCE, largest_difference, open_session
+from surebound.graph.passes import sink_reshapes
+from surebound.graph.public import public_shape, published
 
 OPSET, IR_VERSION, BATCH = 17, 8, "batch"
 
@@ -75,7 +76,9 @@ def unbatched_values(graph: Graph) -> dict[str, Tensor]:
 def verify(graph: Graph, data: bytes, path: Path) -> None:
     """Run the model on three random samples; InvalidGraph when it disagrees with the graph."""
     generator = torch.Generator().manual_seed(0)
-    inputs = {name: torch.randn(3, *graph[name].shape, generator=generator) for name in graph.inputs}
+    inputs = {
+        name: torch.randn(3, *graph[name].shape, generator=generator, dtype=torch.float32) for name in graph.inputs
+    }
     session = open_session(data, str(path))
     feeds = {
         value.name: inputs[name].reshape(3, *public_shape(graph, graph[name])).numpy()
@@ -91,48 +94,6 @@ def verify(graph: Graph, data: bytes, path: Path) -> None:
                 f"{path}: output '{name}' of the exported model differs from the graph by {difference:.3g} "
                 f"({TOLERANCE:g} allowed); nothing was written, please report the network"
             )
-
-
-def public_shape(graph: Graph, node: Node) -> tuple[int, ...]:
-    """An input's or output's shape in the file, without the batch axis."""
-    from_onnx = isinstance(graph.original, OnnxOriginal)
-    return node.shape[1:] if from_onnx and len(node.shape) > 1 and node.shape[0] == 1 else node.shape
-
-
-def published(graph: Graph) -> Graph:
-    """The graph with inputs and outputs in the file's layout and linear layers on vectors where possible.
-
-    Each change is a pair of reshapes around what stays as it was; `sink_reshapes` cancels them.
-    """
-    graph = drop_unused(graph)
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        operands = graph.operands(node)
-        if node.op == "input" and public_shape(graph, node) != node.shape:
-            nodes.append(replace(node, name=inner(node.name, "file"), shape=public_shape(graph, node)))
-            nodes.append(viewed(node.name, nodes[-1], node.shape))
-        elif node.op == "linear" and math.prod(node.shape[:-1]) == 1 < len(node.shape) and operands[0].batched:
-            nodes.append(viewed(inner(node.name, "row"), operands[0], operands[0].shape[-1:]))
-            layer = replace(node, name=inner(node.name, "vector"), shape=node.shape[-1:])
-            nodes.append(replace(layer, inputs=(nodes[-1].name, *node.inputs[1:])))
-            nodes.append(viewed(node.name, nodes[-1], node.shape))
-        else:
-            nodes.append(node)
-    for name in dict.fromkeys(graph.outputs):
-        nodes.append(viewed(inner(name, "file.out"), graph[name], public_shape(graph, graph[name])))
-    outputs = [inner(name, "file.out") for name in graph.outputs]
-    inputs = tuple(node.name for node in nodes if node.op == "input")
-    return replace(graph.with_nodes(nodes, outputs), inputs=inputs)
-
-
-def inner(name: str, role: str) -> str:
-    """The name of a helper node, which no user's node has."""
-    return f"{name}//{role}"
-
-
-def viewed(name: str, base: Node, shape: tuple[int, ...]) -> Node:
-    """A reshape node."""
-    return Node(name, "reshape", (base.name,), {"shape": shape}, shape, base.batched, base.origin)
 
 
 # ---------------------------------------------------------------- writing nodes

@@ -46,25 +46,50 @@ def settled(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
 
 
 def recognise_grafts(graph: Graph) -> Graph:
-    """where(mask, x slope + intercept, relu(x)) becomes one node `graft`, which keeps the name of the where, and
-    line + g (relu(x) - line) with line = x slope + intercept a node `gate` with the name of the sum.
+    """where(mask, line, relu(x)) becomes one node `graft`, which keeps the name of the where, for the lines
+    x slope + intercept, x slope - intercept, x slope and a constant; line + g (relu(x) - line) with
+    line = x slope + intercept becomes a node `gate` with the name of the sum.
     """
-    nodes = [gated(graph, grafted(graph, node)) for node in graph.nodes]
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        found = grafted(graph, node)
+        nodes += [gated(graph, node)] if found is None else found
     return drop_unused(graph.with_nodes(nodes))
 
 
-def grafted(graph: Graph, node: Node) -> Node:
-    """The graft that a where node computes, or the node itself."""
+def grafted(graph: Graph, node: Node) -> list[Node] | None:
+    """The graft that a where node computes, behind what its line needs besides; None for other nodes."""
     if node.op != "where":
-        return node
+        return None
     mask, line, relu = graph.operands(node)
-    if line.op != "add" or relu.op != "relu" or mask.batched:
-        return node
+    if relu.op != "relu" or mask.batched or graph[relu.inputs[0]].shape != node.shape:
+        return None
     (x,) = relu.inputs
-    found = line_over(graph, line, x)
-    if graph[x].shape != node.shape or found is None:
-        return node
-    return replace(node, op="graft", inputs=(x, mask.name, *found))
+    made: list[Node] = []
+
+    def helper(op: str, *inputs: str) -> str:
+        made.append(Node(f"{node.name}//{op}", op, inputs, {}, graph[inputs[0]].shape, False, node.origin))
+        return made[-1].name
+
+    found = line_over(graph, line, x) if line.op == "add" else None
+    if found is None and not line.batched:
+        found = helper("sub", line.name, line.name), line.name
+    if found is None and (slope := slope_over(graph, line, x)):
+        found = slope, helper("sub", slope, slope)
+    if found is None and line.op == "sub":
+        product, intercept = graph.operands(line)
+        slope = slope_over(graph, product, x)
+        found = (slope, helper("neg", intercept.name)) if slope and not intercept.batched else None
+    return None if found is None else [*made, replace(node, op="graft", inputs=(x, mask.name, *found))]
+
+
+def slope_over(graph: Graph, node: Node, x: str) -> str | None:
+    """The slope where a node is x slope, with a slope that is not batched."""
+    if node.op == "mul":
+        for factor, slope in ordered(graph.operands(node)):
+            if factor.name == x and not slope.batched:
+                return slope.name
+    return None
 
 
 def gated(graph: Graph, node: Node) -> Node:
@@ -87,11 +112,9 @@ def gated(graph: Graph, node: Node) -> Node:
 def line_over(graph: Graph, node: Node, x: str) -> tuple[str, str] | None:
     """Slope and intercept where a sum is x slope + intercept, neither of them batched."""
     for product, intercept in ordered(graph.operands(node)):
-        if product.op != "mul" or intercept.batched:
-            continue
-        for factor, slope in ordered(graph.operands(product)):
-            if factor.name == x and not slope.batched:
-                return slope.name, intercept.name
+        slope = slope_over(graph, product, x)
+        if slope is not None and not intercept.batched:
+            return slope, intercept.name
     return None
 
 

@@ -6,13 +6,12 @@ networks, and one for the run they start from.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from surebound.loop.curve import COLUMNS, Row
+from surebound.loop.curve import COLUMNS, Curve, Row
 from surebound.loop.dense import Dense, require_other, require_same_network
 from surebound.loop.graft import graft_run
 from surebound.loop.settings import TUNING, VARIATIONS, recipe_in, settings_of
@@ -56,8 +55,7 @@ def ablate(
             first, own = out / names[0] / "curve.csv", out / name / "curve.csv"
             if found and not own.exists():  # the dense network is measured once
                 own.parent.mkdir(exist_ok=True)
-                shutil.copyfile(first, own)
-                only_first_row(own)
+                replace_file(own, table(COLUMNS, [asdict(Curve(first).rows()[0])]))
             rows = graft_run(run, out / name, [shared, {"graft": VARIATIONS[name]}], data_dir, tell).rows
             found += [Variation(name, row) for row in rows[0 if not found else 1 :]]
             lines = [{"variation": each.variation, **asdict(each.row)} for each in found]
@@ -75,8 +73,3 @@ def ablate(
 def changed(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as a part of settings."""
     return {name: recipe[name] for name in DEFAULTS}
-
-
-def only_first_row(path: Path) -> None:
-    """Leave the header and one row of a curve."""
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def measured(name: str, network: nn.Module, part: Part, values: Values, show: Ca
     config = EvaluateConfig(tuple(settings["methods"].split(",")), search=search)
     with evaluating(plain):
         whole = trace(plain, part.images[:1])
-        graph = replace(compress(whole).graph, original=GraphOriginal(whole))
+        graph = replace(compress(whole).exact, original=GraphOriginal(whole))
         told = reset_peak()
         before = resident_peak() if told else 0
         judged = evaluate(graph, part, eps, config=config, show=show)
@@ -137,6 +138,8 @@ def typed(row: Mapping[str, str], path: Path) -> Row:
         numbers: dict[str, Any] = {key: float(text) if text else None for key, text in row.items() if key != "name"}
     except ValueError as error:
         raise UsageError(f"{path} has a row that is not one of a curve: {error}") from None
+    if not all(number is None or math.isfinite(number) for number in numbers.values()):
+        raise UsageError(f"{path} has a row with numbers that are none: {dict(row)}")
     return Row(row["name"], **numbers)
 
 

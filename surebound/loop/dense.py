@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from surebound.data.dataset import Dataset
-from surebound.errors import ModelError, UsageError
+from surebound.errors import DataError, ModelError, UsageError
 from surebound.fit import fresh
 from surebound.nets.from_graph import GraphNet
 from surebound.nets.grafted import GraftedReLU
@@ -24,9 +24,9 @@ from surebound.sparsify.sites import Masks
 from surebound.training.recipe import Values, recipe_of
 
 
-def require_other(out: Path, folder: Path) -> None:
-    """Raise UsageError where a command would write over what it starts from."""
-    if out.resolve() == folder.resolve():
+def require_other(out: Path, *sources: Path) -> None:
+    """Raise UsageError where a command would write over the folders or files that it starts from."""
+    if out.resolve() in {place.resolve() for source in sources for place in (source, source.parent) if place.exists()}:
         raise UsageError(f"{out} is the folder that this starts from; choose another --out, so that nothing is lost")
 
 
@@ -35,6 +35,21 @@ def require_same_network(values: Values, dense: Dense) -> None:
     if values["network"] != dense.recipe["network"]:
         asked = ", ".join(differences(dense.recipe["network"], values["network"], "network"))
         raise UsageError(f"the network is that of {dense.folder} ({asked}); train another one to change it")
+
+
+def masks_beside(folder: Path, network: nn.Module) -> Masks:
+    """The masks of what was pruned of a folder's network; DataError where they are not those of the network."""
+    path = folder / mask_name("kept")
+    if not path.exists():
+        return {}
+    masks = MaskFile.read(path, "kept").masks
+    mask_weights(network, masks)  # raises where names or shapes do not fit
+    moved = [name for name, mask in masks.items() if bool((network.get_parameter(name)[~mask] != 0).any())]
+    if moved:
+        raise DataError(
+            f"{path} says that weights of '{moved[0]}' are pruned which are not zero; it is of another network"
+        )
+    return masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +78,8 @@ class Dense:
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder / 'recipe.json'} cannot be read: {error}; put the run's recipe back") from None
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        network, path = load_network(folder), folder / mask_name("kept")
-        masks = dict(MaskFile.read(path).masks) if path.exists() else {}
-        mask_weights(network, masks)  # they fit
-        return Dense(folder, recipe, network, load_recipe(folder), digest, masks)
+        network = load_network(folder)
+        return Dense(folder, recipe, network, load_recipe(folder), digest, masks_beside(folder, network))
 
     def at(self, epoch: int, data: Dataset) -> nn.Module:
         """The network as it was after so many epochs, norms and buffers included; 0: before training.

@@ -20,6 +20,7 @@ from surebound.fit import Start
 from surebound.loop.dense import Dense
 from surebound.loop.settings import TUNING, recipe_in
 from surebound.loop.work import Say, Sparse, Work, finished, quiet
+from surebound.models import sha256
 from surebound.nets.grafted import GatedReLU
 from surebound.rowfile import claimed
 from surebound.sparsify.criteria import INSTABILITY, SIGNIFICANCE
@@ -49,6 +50,11 @@ def graft_run(
 @dataclass(frozen=True, eq=False)
 class Ratios(Work):
     """One call of `graft_run`."""
+
+    @classmethod
+    def also_of(cls, values: Values) -> dict[str, Any]:
+        """The digest of the file that masks come from."""
+        return {"masks": sha256(Path(values["graft"]["masks"]))} if values["graft"]["choose"] == "file" else {}
 
     @property
     def settings(self) -> Values:
@@ -152,8 +158,8 @@ class Ratios(Work):
         path = Path(self.settings["masks"])
         if path.suffix != ".safetensors":
             return read_released(path, self.sites), {"file": str(path)}
-        found = MaskFile.read(path)
+        found = MaskFile.read(path, "grafted")
         shapes = {name: tuple(mask.shape) for name, mask in found.masks.items()}
-        if found.kind != "grafted" or not set(shapes.items()) <= set(self.sites.items()):
+        if not set(shapes.items()) <= set(self.sites.items()):
             raise DataError(f"{path} holds masks of {shapes}, which are not neurons of the network: {self.sites}")
         return dict(found.masks), {"file": str(path), "provenance": found.provenance}

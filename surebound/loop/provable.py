@@ -25,7 +25,7 @@ from surebound.fit import Start, data_of, example
 from surebound.graph.torch_export import trace
 from surebound.loop.compress import FACTORY, save_small
 from surebound.loop.curve import Curve, Row, measured
-from surebound.loop.dense import Dense
+from surebound.loop.dense import Dense, require_other
 from surebound.loop.settings import TUNING, recipe_in
 from surebound.loop.work import Say, Work, quiet
 from surebound.models import load_model
@@ -99,7 +99,7 @@ def dense_of(model: str, weights: Path | None, given: Sequence[Mapping[str, Any]
         raise UsageError(f"the network is that of {model}; leave out the settings of the table 'network'")
     recipe = recipe_of({"objective": {"name": "mtl-ibp"}, "run": {"optimiser": "adam", "clip": 8.0}}, *given)
     graph, digest = load_model(model, weights, example(recipe, data_of(recipe, data_dir).train))
-    net = Frozen.of(graph).as_float()
+    net = Frozen.of(graph).rounded().graph
     return Dense(Path(model), recipe, module_of(net), Recipe(FACTORY, described(net)), digest)
 
 
@@ -119,6 +119,7 @@ def make_provable(
     with claimed(out):
         plain = [{name: value for name, value in part.items() if name not in ("provable", "curve")} for part in parts]
         dense = dense_of(str(model), weights, plain, data_dir)
+        require_other(out, *([weights] if weights else []))
         return Steps.begun(dense, out, ("provable", "curve"), (TUNING, *parts), data_dir, say).all()
 
 

@@ -148,6 +148,8 @@ def check_graft(values: Values) -> None:
             raise UsageError(f"graft.{name} must have at least one number")
     if not all(0 < ratio <= 1 for ratio in values["graft"]["ratios"]):
         raise UsageError(f"each of graft.ratios must be above 0 and at most 1, got {values['graft']['ratios']}")
+    if len({f"{ratio:g}" for ratio in values["graft"]["ratios"]}) < len(values["graft"]["ratios"]):
+        raise UsageError(f"graft.ratios must differ by more than a millionth, got {values['graft']['ratios']}")
     if values["graft"]["choose"] == "file" and not values["graft"]["masks"]:
         raise UsageError("graft.choose = 'file' needs graft.masks, the path of a mask file")
     for name, table in (("significance", SIGNIFICANCE), ("instability", INSTABILITY), ("lines", LINES)):

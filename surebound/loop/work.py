@@ -67,8 +67,13 @@ class Work:
         values = settings_of(tables, dense.recipe, parts)
         require_same_network(values, dense)
         begun = (out / "curve.csv").exists() or any(out.glob("*/*.safetensors"))
-        folder = same_settings(out, {"start": dense.digest, **values}, begun)
+        folder = same_settings(out, {"start": dense.digest, **cls.also_of(values), **values}, begun)
         return cls(dense, values, folder, data_dir, say)
+
+    @classmethod
+    def also_of(cls, values: Values) -> dict[str, Any]:
+        """What else the work depends on."""
+        return {}
 
     @cached_property
     def data(self) -> Dataset:
@@ -107,7 +112,7 @@ class Work:
             path.parent.mkdir(parents=True, exist_ok=True)
             came = {"start": self.dense.digest, "seed": self.values["seed"], table: self.values[table], **told}
             MaskFile(masks, kind, came).write(path)
-        return MaskFile.read(path).masks
+        return MaskFile.read(path, kind).masks
 
     def trained(self, name: str, start: Callable[[], Start], recipe: Values | None = None) -> nn.Module:
         """The network of a folder, trained from `start` by the recipe in the settings unless it is there. What was
@@ -133,6 +138,7 @@ def finished(work: Work) -> Sparse:
     rows, folder = work.curve.rows(), work.folder
     chosen = best(rows)
     source = work.dense.folder if chosen.name == "dense" else folder.path / chosen.name
+    Dense.read(source)  # raises where it has been damaged
     for name in ("model.safetensors", "model.json", "model.onnx", "recipe.json", *map(mask_name, KINDS)):
         if (source / name).exists():
             shutil.copyfile(source / name, folder.path / name)

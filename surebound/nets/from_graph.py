@@ -58,8 +58,9 @@ class GraphNet(nn.Module):
         super().__init__()
         self.nodes = tuple(node_of(each) for each in nodes)
         self.by_name = {node.name: node for node in self.nodes}
+        truths = {each["name"] for each in nodes if each.get("truth")}
         self.source, self.answer = inputs, outputs
-        used = set(dir(self))
+        used = {*dir(self), "member"}
         self.member = {node.name: taken(node.name.replace(".", "_"), used) for node in self.nodes}
         loose = {self.source}
         for node in self.nodes:
@@ -71,7 +72,8 @@ class GraphNet(nn.Module):
                 loose.update(node.inputs)
         for node in self.nodes:
             if node.op == "parameter" and node.name in loose:
-                self.register_buffer(self.member[node.name], torch.zeros(node.shape))
+                kind = torch.bool if node.name in truths else torch.float32
+                self.register_buffer(self.member[node.name], torch.zeros(node.shape, dtype=kind))
 
     def forward(self, x: Tensor) -> Tensor:
         values: dict[str, Tensor] = {self.source: x}
@@ -108,6 +110,7 @@ def graph_net(nodes: Sequence[Mapping[str, Any]], inputs: str, outputs: str) -> 
 
 def described(graph: Graph) -> dict[str, Any]:
     """The arguments of `graph_net` for a graph with one input and one output, as plain values."""
+    truths = {name for name, value in graph.values(torch.float32).items() if value.dtype == torch.bool}
     nodes = [
         {
             "name": node.name,
@@ -116,6 +119,7 @@ def described(graph: Graph) -> dict[str, Any]:
             "attrs": dict(node.attrs),
             "shape": list(node.shape),
             "batched": node.batched,
+            **({"truth": True} if node.name in truths else {}),
         }
         for node in graph
     ]

@@ -47,14 +47,16 @@ class MaskFile:
         replace_file(path, save(tensors, told))
 
     @staticmethod
-    def read(path: Path) -> MaskFile:
-        """A file that `write` wrote; raises DataError for any other."""
+    def read(path: Path, kind: str | None = None) -> MaskFile:
+        """A file that `write` wrote, of some kind if one is asked for; raises DataError for any other."""
         try:
             with safe_open(path, "pt") as file:
                 told = json.loads((file.metadata() or {})["surebound"])
             found = load(path.read_bytes())
             masks = {name: found[name] for name in told["order"]}
-            if told["kind"] not in KINDS or any(bool((mask > 1).any()) for mask in masks.values()):
+            if told["kind"] not in ((kind,) if kind else KINDS):
+                raise ValueError(f"its masks are of the kind '{told['kind']}', not {kind or KINDS}")
+            if any(bool((mask > 1).any()) for mask in masks.values()):
                 raise ValueError("its values are not those of masks")
             return MaskFile({name: mask.bool() for name, mask in masks.items()}, told["kind"], told["provenance"])
         except FileNotFoundError:

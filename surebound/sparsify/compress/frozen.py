@@ -13,6 +13,7 @@ from surebound.graph.check import check
 from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
 from surebound.graph.names import taken
 from surebound.graph.passes import drop_unused, fuse_biases, recognise_grafts, settled, sink_reshapes
+from surebound.graph.public import plainly_named, published
 
 SLACK = 1e-9
 """Outputs may differ by this part of the largest value in the network; everything is computed in float64."""
@@ -27,8 +28,11 @@ class Frozen:
 
     @staticmethod
     def of(graph: Graph) -> Frozen:
-        """The network as it is now; what is computed from parameters alone becomes numbers."""
+        """The network as it is now, without a file's batch axis; what is computed from parameters alone becomes
+        numbers.
+        """
         whole = fuse_biases(sink_reshapes(recognise_grafts(graph)))
+        whole = plainly_named(sink_reshapes(published(whole)))
         values = {name: value.detach().cpu() for name, value in whole.values(torch.float64).items()}
         small, computed = settled(whole)
         values |= evaluate(whole, values, {}, computed)
@@ -40,10 +44,11 @@ class Frozen:
         used = {node.name: tensors[node.name] for node in graph if node.op == "parameter"}
         return Frozen(replace(graph, parameters=FixedParameters(used)), used)
 
-    def as_float(self) -> Graph:
-        """The network in float32."""
-        tensors = {n: value.float() if value.is_floating_point() else value for n, value in self.tensors.items()}
-        return replace(self.graph, parameters=FixedParameters(tensors))
+    def rounded(self) -> Frozen:
+        """The network with the numbers that float32 makes of its own."""
+        single = {n: value.float() if value.is_floating_point() else value for n, value in self.tensors.items()}
+        doubles = {n: value.double() if value.is_floating_point() else value for n, value in single.items()}
+        return Frozen(replace(self.graph, parameters=FixedParameters(single)), doubles)
 
     def outputs(self, x: Tensor) -> Tensor:
         """Float64 outputs [B, *]."""
@@ -81,10 +86,11 @@ def weight_and_bias(net: Frozen, layer: Node) -> tuple[Tensor, Tensor]:
     return weight, net.tensors[layer.inputs[2]] if len(layer.inputs) > 2 else weight.new_zeros(weight.shape[0])
 
 
-def require_equal(before: Frozen, after: Frozen, points: Tensor, step: str) -> float:
-    """The largest difference of outputs on points [B, *input shape]; raises TraceMismatch beyond rounding."""
-    expected, found = before.outputs(points), after.outputs(points)
-    gap = float((expected - found).abs().max())
+def require_equal(before: Frozen, expected: Tensor, after: Frozen, points: Tensor, step: str) -> float:
+    """The largest difference from the outputs expected on points [B, *input shape]; raises TraceMismatch beyond
+    rounding.
+    """
+    gap = float((expected.flatten(1) - after.outputs(points).flatten(1)).abs().max())
     numbers = [value for value in before.tensors.values() if value.is_floating_point() and value.numel()]
     scale = max(1.0, float(expected.abs().max()), *(float(value.abs().max()) for value in numbers))
     if not gap <= SLACK * scale:

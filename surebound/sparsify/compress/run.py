@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from surebound.errors import UsageError
-from surebound.graph.ir import SOURCES, Graph
+import torch
+
+from surebound.errors import ModelError, UsageError
+from surebound.graph.ir import SOURCES, Graph, evaluate
 from surebound.sparsify.compress.channels import remove_constant_channels
 from surebound.sparsify.compress.frozen import Frozen, points_of, require_equal
 from surebound.sparsify.compress.lines import merge_lines, plain_activations
@@ -25,9 +28,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Compressed:
-    """The smaller network, float32, and the steps to it; the first one is the network as it came."""
+    """The smaller network and the steps to it; the first one is the network as it came, the last one the network with
+    its numbers rounded to float32. exact: before that, so that what is proven of it holds for the network as it came.
+    """
 
     graph: Graph
+    exact: Graph
     steps: tuple[Step, ...]
 
 
@@ -36,13 +42,16 @@ def compress(graph: Graph, lower: float = 0.0, upper: float = 1.0) -> Compressed
     between linear layers where merging them saves weights.
 
     Outputs are equal for all inputs in the domain, up to rounding (`require_equal`, 1e-9 in float64 on 130 points).
-    Raises UsageError for a domain that is none, TraceMismatch when outputs change.
+    Raises UsageError for a domain that is none, ModelError for a network that float32 cannot hold, TraceMismatch when
+    outputs change.
     """
-    if not lower < upper:
+    if not (lower < upper and math.isfinite(upper - lower)):
         raise UsageError(f"the domain of inputs must have an end above its beginning, got [{lower}, {upper}]")
     net = Frozen.of(graph)
     points = points_of(net.graph, lower, upper)
-    steps = [Step("as it came", *sizes(net), 0.0)]
+    with torch.no_grad():
+        came = evaluate(graph, graph.values(torch.float64), points.reshape(-1, *graph.input.shape))[graph.output.name]
+    steps = [Step("as it came", *sizes(net), require_equal(net, came, net, points, "reading it"))]
     work: tuple[tuple[str, Callable[[Frozen], Frozen]], ...] = (
         ("fold norms", fold_norms),
         ("remove constant channels", lambda net: remove_constant_channels(net, lower, upper)),
@@ -51,9 +60,14 @@ def compress(graph: Graph, lower: float = 0.0, upper: float = 1.0) -> Compressed
     )
     for name, step in work:
         made = step(net)
-        steps.append(Step(name, *sizes(made), require_equal(net, made, points, name)))
+        steps.append(Step(name, *sizes(made), require_equal(net, net.outputs(points), made, points, name)))
         net = made
-    return Compressed(net.as_float(), tuple(steps))
+    rounded = net.rounded()
+    gap = float((net.outputs(points) - rounded.outputs(points)).abs().max())
+    if not math.isfinite(gap):
+        raise ModelError("the smaller network has numbers that float32 cannot hold; its weights are too large")
+    steps.append(Step("single precision", *sizes(rounded), gap))
+    return Compressed(rounded.graph, net.graph, tuple(steps))
 
 
 def sizes(net: Frozen) -> tuple[int, int]:
