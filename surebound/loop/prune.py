@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from surebound.errors import UsageError
 from surebound.fit import Start
@@ -20,7 +19,7 @@ from surebound.loop.dense import Dense
 from surebound.loop.settings import by_channel, criterion_of, recipe_in
 from surebound.loop.work import Say, Sparse, Work, finished, quiet
 from surebound.rowfile import claimed
-from surebound.sparsify.layers import channels, weights
+from surebound.sparsify.layers import Channels, Entries, channels, entries
 from surebound.sparsify.masks import mask_weights
 from surebound.sparsify.select import kept
 from surebound.sparsify.sites import Masks
@@ -66,36 +65,21 @@ class Rounds(Work):
     def chosen(self, network: nn.Module, number: int, before: Masks) -> Masks:
         """The masks that the criterion gives a network: a part of what is left of the weights that there were."""
         settings, criterion, example = self.values["prune"], criterion_of(self.values), self.basis(1, 1).example
-        of: Any
+        of: Mapping[str, Entries | Channels]
         if by_channel(self.values):
-            layers = of = channels(network, example, settings["layers"])
-
-            def present(masks: Masks) -> Masks:
-                return {name: layer.alive(masks) for name, layer in layers.items()}
-
-            def spread(name: str, mask: Tensor) -> Masks:
-                return layers[name].masks(self.dense.network, mask, before)
+            of = channels(network, example, settings["layers"])
         else:
-            every = weights(network, settings["layers"], settings["ends"])
-            of = list(every)
-
-            def present(masks: Masks) -> Masks:
-                return {name: masks.get(name, torch.ones_like(every[name], dtype=torch.bool)) for name in every}
-
-            def spread(name: str, mask: Tensor) -> Masks:
-                return {name: mask}
-
-        first, keep = present(self.dense.masks), (1 - settings["rate"]) ** number
+            of = entries(network, settings["layers"], settings["ends"])
+        first, there = ({name: each.alive(masks) for name, each in of.items()} for masks in (self.dense.masks, before))
         require_least(settings["least"], first)
+        keep = (1 - settings["rate"]) ** number
         part = sum(int(mask.sum()) for mask in first.values()) / sum(mask.numel() for mask in first.values())
         initial = self.dense.at(0, self.data) if settings["criterion"]["name"] == "snip" else None
         basis = self.basis(settings["images"], settings["batch"], keep * part, initial)
-        alive = kept(
-            criterion(network, basis, of), keep, settings["scope"], present(before), settings["least"], of=first
-        )
+        scores = criterion(network, basis, of)
         found = dict(before)
-        for name, mask in alive.items():
-            found |= spread(name, mask)
+        for name, mask in kept(scores, keep, settings["scope"], there, settings["least"], of=first).items():
+            found |= of[name].masks(self.dense.network, mask, before)
         return found
 
     def begin(self, network: nn.Module, masks: Masks) -> Start:

@@ -38,6 +38,27 @@ def weights(network: nn.Module, layers: str = "conv", ends: bool = True) -> dict
 
 
 @dataclass(frozen=True)
+class Entries:
+    """The weights of a layer, each by itself, by the parameter's name."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def masks(self, network: nn.Module, kept: Tensor, before: Masks) -> dict[str, Tensor]:
+        """The mask itself."""
+        return {self.name: kept}
+
+    def alive(self, before: Masks) -> Tensor:
+        """bool: the weights that are left."""
+        return before.get(self.name, torch.ones(self.shape, dtype=torch.bool))
+
+
+def entries(network: nn.Module, layers: str = "conv", ends: bool = True) -> dict[str, Entries]:
+    """What weight pruning may take, by the weight's name: see `weights`."""
+    return {name: Entries(name, tuple(weight.shape)) for name, weight in weights(network, layers, ends).items()}
+
+
+@dataclass(frozen=True)
 class Channels:
     """The output channels of a layer (neurons, of a linear one).
 

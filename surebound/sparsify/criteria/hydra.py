@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,7 +88,7 @@ class Hydra:
     rate: float = 0.01
     scope: str = "layer"
 
-    def __call__(self, network: nn.Module, basis: Basis, names: list[str]) -> dict[str, Tensor]:
+    def __call__(self, network: nn.Module, basis: Basis, names: Collection[str]) -> dict[str, Tensor]:
         own = own_copy(unmasked(network)).requires_grad_(False)
         trainee = Trainee(own, basis.example)
         _ = trainee.plan  # traced now
