@@ -7,7 +7,7 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -98,20 +98,31 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextmanager
-def ending_interrupts() -> Iterator[None]:
+def ending_interrupts() -> Iterator[Callable[[], None]]:
     """Inside the block SIGTERM does what Ctrl-C does: it raises KeyboardInterrupt.
 
-    For the main thread of a POSIX system.
+    What is yielded raises it again where it was swallowed, as Python does in the callbacks of weak references; long
+    work calls it from time to time. For the main thread of a POSIX system.
     """
+    told: list[int] = []
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        told.append(signum)
         raise KeyboardInterrupt
 
-    handler = signal.signal(signal.SIGTERM, interrupt)
+    def again() -> None:
+        if told:
+            raise KeyboardInterrupt
+
+    ours = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore it
+        ours.append(signal.SIGINT)
+    handlers = [(number, signal.signal(number, interrupt)) for number in ours]
     try:
-        yield
+        yield again
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers:
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -26,8 +27,9 @@ import surebound.demo
 import surebound.search.verify
 from surebound.cli.app import app
 from surebound.cli.output import to_json
+from surebound.cli.progress import steps_shown
 from surebound.errors import OutOfMemory
-from surebound.machine import TimeLimit, parse_size, time_limit
+from surebound.machine import TimeLimit, ending_interrupts, parse_size, time_limit
 from surebound.reports.table import Table
 from surebound.witness import parse_witness
 
@@ -384,3 +386,33 @@ def test_demo_refuses_options_that_it_does_not_follow(tmp_path: Path, options: l
     assert (result.exit_code, result.stdout) == (3, "")
     assert f"leave out {options[0]}" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_a_callback_swallows_is_raised_at_the_next_step(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python prints and forgets what is raised in the callback of a weak reference, and torch has many of them."""
+
+    class Thing:
+        pass
+
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: ignored.append(told.exc_type))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with ending_interrupts() as again:
+            tell = steps_shown(lambda words: None, again)
+            tell("training", 1, 3)
+            thing = Thing()
+            kept = weakref.ref(thing, lambda gone: os.kill(os.getpid(), number))
+            del thing
+            assert kept() is None and ignored == [KeyboardInterrupt]
+            with pytest.raises(KeyboardInterrupt):
+                tell("training", 2, 3)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

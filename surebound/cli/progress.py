@@ -57,12 +57,15 @@ def counted(total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda message: bar.update(task, advance=1, description=message)
 
 
-def steps_shown(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """Words with the steps done of all, and how long the others are going to take."""
+def steps_shown(show: Callable[[str], None], again: Callable[[], None]) -> Callable[[str, int, int], None]:
+    """Words with the steps done of all, and how long the others are going to take. again: raises an interrupt that was
+    swallowed.
+    """
     began, first_step, of = time.monotonic(), 0, 0
 
     def tell(words: str, done: int, total: int) -> None:
         nonlocal began, first_step, of
+        again()
         if done <= 1 or not first_step or total != of:
             began, first_step, of = time.monotonic(), max(done, 1), total
         spent = time.monotonic() - began

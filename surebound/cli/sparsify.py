@@ -41,11 +41,11 @@ def run(job: Sparsifying) -> int:
     """Do the work and say how it went; the exit code."""
     try:
         job.common.check()
-        with ending_interrupts(), progress("loading", job.common.quiet) as show:
+        with ending_interrupts() as again, progress("loading", job.common.quiet) as show:
             machine = job.common.machine()
             if machine.device.type != "cpu":
                 raise NotYet(f"this does not run on '{machine.device}' yet; leave out --device, or give cpu")
-            answer = job.work(steps_shown(show))
+            answer = job.work(steps_shown(show, again))
     except (Exception, KeyboardInterrupt) as error:
         failure = explain(error)
         if failure.exit_code == INTERRUPTED:

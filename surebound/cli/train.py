@@ -33,8 +33,8 @@ def run(job: Job) -> int:
     """Train and say how it went; the exit code."""
     try:
         job.common.check()
-        with ending_interrupts(), progress("loading", job.common.quiet) as show:
-            summary = trained(job, show)
+        with ending_interrupts() as again, progress("loading", job.common.quiet) as show:
+            summary = trained(job, show, again)
     except (Exception, KeyboardInterrupt) as error:
         failure = explain(error)
         if failure.exit_code == INTERRUPTED:
@@ -49,7 +49,7 @@ def run(job: Job) -> int:
     return 0
 
 
-def trained(job: Job, show: Show) -> Mapping[str, Any]:
+def trained(job: Job, show: Show, again: Callable[[], None]) -> Mapping[str, Any]:
     """The summary of the run."""
     from surebound.fit import fit
     from surebound.training.published import parts_of
@@ -64,7 +64,7 @@ def trained(job: Job, show: Show) -> Mapping[str, Any]:
     if machine.device.type != "cpu":
         raise NotYet(f"train does not run on '{machine.device}' yet; leave out --device, or give cpu")
     together()
-    return fit(recipe, job.out, job.data_dir, steps_shown(show)).summary
+    return fit(recipe, job.out, job.data_dir, steps_shown(show, again)).summary
 
 
 def together() -> None:
