@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracle import exact_minimum
 from torch import Tensor, nn
 
 from surebound.bounds.alpha import AlphaCrown
@@ -19,9 +20,11 @@ from surebound.graph.prepare import prepare
 from surebound.graph.torch_export import trace
 from surebound.nets.grafted import GatedReLU, GraftedReLU
 from surebound.nets.small import digits_cnn
-from surebound.properties import robust
+from surebound.properties import Case, Disjunct, Property, robust
+from surebound.regions import Box
 from surebound.search.verify import VerifyConfig, verify
 from surebound.sparsify.basis import Basis
+from surebound.sparsify.compress.run import compress
 from surebound.sparsify.criteria.instability import activations, image_boxes
 from surebound.sparsify.graft import gate, gates_of, graft, grafting_groups, harden
 from surebound.sparsify.lines import LeastSquares
@@ -107,6 +110,66 @@ def test_grafted_neurons_are_never_unstable_or_split_also_after_a_round_trip_thr
         split = [(mask_of[name], places) for outcome in outcomes for name, places in outcome.splits.items()]
         assert sum(len(places) for _, places in split) > 10
         assert not any(bool(mask[torch.from_numpy(places)].any()) for mask, places in split)
+
+
+class Written(nn.Module):
+    """p z + q + s relu(z) per neuron, of layers and additions alone, which exact oracles understand."""
+
+    def __init__(self, p: Tensor, q: Tensor, s: Tensor) -> None:
+        super().__init__()
+        self.line, self.rest = nn.Linear(len(p), len(p)), nn.Linear(len(p), len(p), bias=False)
+        self.line.weight.data, self.line.bias.data, self.rest.weight.data = torch.diag(p), q, torch.diag(s)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.line(z) + self.rest(torch.relu(z))
+
+
+def written(act: nn.Module, size: int) -> Written:
+    """A sparse activation in other words."""
+    zero, one = torch.zeros(size).double(), torch.ones(size).double()
+    if isinstance(act, GraftedReLU):
+        slope, cut = act.slope.detach(), act.intercept.detach()
+        return Written(torch.where(act.mask, slope, zero), torch.where(act.mask, cut, zero), (~act.mask).double())
+    if isinstance(act, GatedReLU):
+        gate = act.gate.detach().clamp(0, 1)
+        return Written((one - gate) * act.slope.detach(), (one - gate) * act.intercept.detach(), gate)
+    return Written(zero, zero, one)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["grafted", "gated", "masked"])
+def test_verdicts_are_those_of_enumeration(kind: str, seed: int) -> None:
+    """A little below and above the exact minimum over all activation patterns; also of the compressed network."""
+    torch.manual_seed(seed)
+    plain = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).double().eval()
+    if kind == "grafted":
+        network = graft(plain, {"1": torch.rand(5) < 0.5, "3": torch.rand(4) < 0.5}, slope=-0.7, intercept=0.2)
+    elif kind == "gated":
+        network = gate(plain, {"1": (5,), "3": (4,)}, slope=-0.4, intercept=0.1).double()
+        for name in ("1", "3"):
+            network.get_parameter(f"{name}.gate").data.uniform_(-0.3, 1.3)
+    else:
+        network = mask_weights(plain, {"0.weight": torch.rand(5, 3) < 0.6, "2.weight": torch.rand(4, 5) < 0.6})
+    network = network.eval()
+    layers = list(unmasked(network))  # pyright: ignore[reportArgumentType]
+    exact = nn.Sequential(layers[0], written(layers[1], 5), layers[2], written(layers[3], 4), layers[4]).eval()
+    low, high, row = torch.zeros(3).double(), torch.ones(3).double(), torch.tensor([[1.0, -1.0]]).double()
+    x = torch.rand(1, 3).double()
+    oracle = trace(exact, x)
+    params = {name: value.detach() for name, value in oracle.values(torch.float64).items()}
+    least = float(exact_minimum(oracle, params, (low.numpy(), high.numpy()), row.numpy())[0])
+    samples = torch.rand(2000, 3).double()
+    assert torch.allclose(network(samples), exact(samples), atol=1e-12)
+    assert float((network(samples).detach() @ row.T).min()) >= least - 1e-9
+    graph = trace(network, x)
+    for of in (graph, compress(graph).exact):
+        region = Box(low.reshape(1, *of.input.shape), high.reshape(1, *of.input.shape))
+        for offset, name in ((-1e-4, "unsat"), (1e-4, "sat")):
+            cut = Disjunct(row, torch.tensor([least + offset]).double(), ("difference",))
+            (outcome,) = verify(
+                of, [Property((Case(region, (cut,), None),))], VerifyConfig(timeout=20, dtype=torch.float64)
+            )
+            assert outcome.verdict.name == name, (least, offset)
 
 
 @pytest.mark.parametrize("kind", ["grafted", "gated", "masked"])
