@@ -1120,8 +1120,8 @@ MUTATIONS = (
     Mutation(
         "sources are written over",
         "loop/dense.py",
-        "for place in (source, source.parent) if place.exists()",
-        "for place in (source,) if place.exists()",
+        "(source.parent if source.is_file() else source)",
+        "source",
         ("test_loop.py", "written_over_by"),
     ),
     Mutation(

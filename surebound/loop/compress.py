@@ -47,14 +47,12 @@ def compress_model(model: Path, out: Path, lower: float = 0.0, upper: float = 1.
     require_other(out, model)
     found = compress(graph_of(model), lower, upper)
     digest = sha256(model / "model.safetensors" if model.is_dir() else model)
-    told = {"command": "compress", "model": str(model), "digest": digest, "domain": [lower, upper]}
+    told = {"command": "compress", "digest": digest, "domain": [lower, upper]}
     folder = same_settings(out, told, begun=False)
     save_small(folder, found.graph, (model / mask_name("kept")).exists())
     if model.is_dir() and (model / RECIPE).exists():
         shutil.copyfile(model / RECIPE, out / RECIPE)
-    folder.write_summary(
-        {"command": "compress", "domain": [lower, upper], "steps": [asdict(step) for step in found.steps]}
-    )
+    folder.write_summary({**told, "model": str(model), "steps": [asdict(step) for step in found.steps]})
     return found
 
 

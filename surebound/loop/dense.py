@@ -26,7 +26,7 @@ from surebound.training.recipe import Values, recipe_of
 
 def require_other(out: Path, *sources: Path) -> None:
     """Raise UsageError where a command would write over the folders or files that it starts from."""
-    if out.resolve() in {place.resolve() for source in sources for place in (source, source.parent) if place.exists()}:
+    if out.resolve() in {(source.parent if source.is_file() else source).resolve() for source in sources}:
         raise UsageError(f"{out} is the folder that this starts from; choose another --out, so that nothing is lost")
 
 
