@@ -64,7 +64,7 @@ def check_device(name: str) -> str:
     return name
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Of malloc.h."""
 
 
@@ -79,11 +79,11 @@ def use_threads(count: int | None) -> int:
 
 def keep_memory() -> None:
     """Let the process keep what it frees, where the C library is glibc: to hand pieces of some MB back and to take
-    them again, page by page, costs up to a fifth of a bound's time (docs/decisions.md).
+    them again, page by page, costs up to a fifth of a bound's or a training step's time (docs/decisions.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
