@@ -32,7 +32,8 @@ from surebound.machine import keep_memory, parse_size, peak_memory, reset_peak, 
 from surebound.nets.grafted import GraftedReLU
 from surebound.properties import robust
 from surebound.runs import load_network
-from surebound.search.verify import Progress, VerifyConfig, verify
+from surebound.search.run import VerifyConfig
+from surebound.search.verify import Progress, verify
 from surebound.sparsify.basis import Basis
 from surebound.sparsify.compress.run import compress
 from surebound.sparsify.criteria.instability import Unstable

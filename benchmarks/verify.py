@@ -25,7 +25,8 @@ import torch
 from surebound.errors import SureboundError
 from surebound.graph.ir import Graph
 from surebound.graph.onnx_import import load_onnx
-from surebound.search.verify import VerifyConfig, verify
+from surebound.search.run import VerifyConfig
+from surebound.search.verify import verify
 from surebound.vnnlib import load_vnnlib
 
 

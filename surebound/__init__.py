@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from surebound.measures.verified import EvaluateConfig, evaluate
     from surebound.properties import Property, robust
     from surebound.regions import Box, LpBall
+    from surebound.search.run import VerifyConfig
     from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
-    from surebound.search.verify import VerifyConfig, verify
+    from surebound.search.verify import verify
     from surebound.vnnlib import load_vnnlib
     from surebound.witness import Witness
 

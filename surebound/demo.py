@@ -37,8 +37,9 @@ from surebound.reports.demo_page import (
 )
 from surebound.reports.table import Table
 from surebound.runs import Recipe, RunFolder
+from surebound.search.run import VerifyConfig
 from surebound.search.verdict import Verified
-from surebound.search.verify import VerifyConfig, verify
+from surebound.search.verify import verify
 from surebound.sparsify.basis import Basis
 from surebound.sparsify.criteria.instability import Unstable, activations, unstable
 from surebound.sparsify.criteria.significance import Gap

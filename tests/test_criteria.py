@@ -14,8 +14,8 @@ from surebound.data.dataset import Part
 from surebound.errors import DataError, UsageError
 from surebound.graph.torch_export import trace
 from surebound.measures.verified import EvaluateConfig, evaluate
+from surebound.search.run import VerifyConfig
 from surebound.search.verdict import Verified
-from surebound.search.verify import VerifyConfig
 from surebound.sparsify.basis import Basis
 from surebound.sparsify.criteria import CHANNELS, INSTABILITY, SIGNIFICANCE, WEIGHTS
 from surebound.sparsify.criteria.channels import Filters, Nrs, Refill, Slimming

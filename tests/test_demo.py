@@ -27,8 +27,9 @@ from surebound.reports.figures import image_strip, proven_over_time, verdict_bar
 from surebound.reports.html import Code, Heading, Picture, Quote, Text, page
 from surebound.reports.table import Table, duration, in_terminal, percent
 from surebound.runs import load_network, to_toml
+from surebound.search.run import VerifyConfig
 from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
-from surebound.search.verify import VerifyConfig, verify
+from surebound.search.verify import verify
 from surebound.vnnlib import load_vnnlib, parse_vnnlib
 from surebound.vnnlib_write import vnnlib_text
 from surebound.witness import Witness

@@ -37,7 +37,7 @@ from surebound.graph.torch_export import trace
 from surebound.measures import verified
 from surebound.measures.verified import METHODS, EvaluateConfig, Judged, evaluate, summary
 from surebound.nets.small import digits_cnn
-from surebound.search.verify import VerifyConfig
+from surebound.search.run import VerifyConfig
 
 EPS = 0.02
 FACTORY = "surebound.nets.small:digits_cnn"

@@ -21,7 +21,8 @@ from surebound.nets.grafted import GraftedReLU
 from surebound.nets.small import digits_cnn
 from surebound.properties import robust
 from surebound.runs import Recipe, RunFolder, load_network
-from surebound.search.verify import VerifyConfig, verify
+from surebound.search.run import VerifyConfig
+from surebound.search.verify import verify
 from surebound.sparsify.basis import Basis
 from surebound.sparsify.criteria.instability import Unstable, activations, image_boxes, unstable
 from surebound.sparsify.criteria.significance import Gap

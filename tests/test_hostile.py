@@ -21,8 +21,9 @@ from surebound.graph.ir import Graph
 from surebound.graph.prepare import prepare
 from surebound.properties import Case, Disjunct, Property
 from surebound.regions import Box, LpBall, Region
+from surebound.search.run import VerifyConfig
 from surebound.search.verdict import Verdict, Verified
-from surebound.search.verify import VerifyConfig, verify
+from surebound.search.verify import verify
 
 F64 = torch.float64
 METHODS = {"ibp": Ibp(), "crown-ibp": Crown("ibp"), "crown": Crown(), "alpha": AlphaCrown()}

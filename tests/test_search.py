@@ -19,9 +19,10 @@ from surebound.properties import Case, Disjunct, Property, robust
 from surebound.regions import Box, LpBall
 from surebound.search.inputs import combined
 from surebound.search.mixing import best_weights
+from surebound.search.run import VerifyConfig
 from surebound.search.tree import Forest, Tree
 from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
-from surebound.search.verify import VerifyConfig, verify
+from surebound.search.verify import verify
 
 F64 = torch.float64
 

@@ -22,7 +22,8 @@ from surebound.nets.grafted import GatedReLU, GraftedReLU
 from surebound.nets.small import digits_cnn
 from surebound.properties import Case, Disjunct, Property, robust
 from surebound.regions import Box
-from surebound.search.verify import VerifyConfig, verify
+from surebound.search.run import VerifyConfig
+from surebound.search.verify import verify
 from surebound.sparsify.basis import Basis
 from surebound.sparsify.compress.run import compress
 from surebound.sparsify.criteria.instability import activations, image_boxes

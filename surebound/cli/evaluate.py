@@ -88,7 +88,7 @@ def evaluated(job: Job) -> dict[str, Any]:
         from surebound.measures.verified import EvaluateConfig, check_asked, evaluate, summary
         from surebound.models import load_model
         from surebound.runs import crop_of
-        from surebound.search.verify import VerifyConfig
+        from surebound.search.run import VerifyConfig
 
         machine = job.common.machine()
         if machine.device.type != "cpu":

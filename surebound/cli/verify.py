@@ -99,7 +99,8 @@ def decide(job: Job, state: Run) -> Answer:
     """The answer; raises what ends the work early."""
     with state.stage("import"):
         from surebound.cli.loading import load
-        from surebound.search.verify import VerifyConfig, verify
+        from surebound.search.run import VerifyConfig
+        from surebound.search.verify import verify
 
         state.machine = machine = job.common.machine()
     if machine.device.type != "cpu":

@@ -21,7 +21,7 @@ from surebound.measures.stability import stability_of
 from surebound.measures.verified import EvaluateConfig, evaluate, summary
 from surebound.nets.grafted import GraftedReLU
 from surebound.rowfile import complete_rows, replace_file, table
-from surebound.search.verify import VerifyConfig
+from surebound.search.run import VerifyConfig
 from surebound.sparsify.compress.run import compress
 from surebound.sparsify.masks import unmasked
 from surebound.training.recipe import Values

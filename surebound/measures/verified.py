@@ -31,10 +31,12 @@ from surebound.graph.prepare import prepare
 from surebound.graph.torch_frontend.compare import compare_again
 from surebound.properties import Property, robust
 from surebound.regions import Region
+from surebound.search.attack import NEAR
 from surebound.search.engine import confirmed
 from surebound.search.roots import Roots, roots_of
+from surebound.search.run import VerifyConfig
 from surebound.search.verdict import Falsified, Outcome, Unknown, Verdict, Verified
-from surebound.search.verify import NEAR, Progress, VerifyConfig, verify
+from surebound.search.verify import Progress, verify
 from surebound.witness import replay
 
 Status = Literal["wrong", "falsified", "verified", "unknown", "error"]

@@ -86,7 +86,7 @@ class Ledger:
     def charge(self, stage: str, roots: NDArray[np.int64], engine: str | None = None) -> Iterator[None]:
         """Charge the block's time to the properties of `roots`, by their number of rows, and name its engine.
 
-        Outside the attack each row is a sub-problem bounded.
+        Where an engine is named, outside the attack each row is a sub-problem bounded.
         """
         props, counts = np.unique(self.prop_of[roots], return_counts=True)
         began = time.monotonic()
@@ -99,8 +99,8 @@ class Ledger:
                 self.seconds[stage][props] += spent
             if engine is not None:
                 self.engine = [engine if prop in props else name for prop, name in enumerate(self.engine)]
-            if stage != "attack":
-                self.nodes[props] += counts
+                if stage != "attack":
+                    self.nodes[props] += counts
 
     def outcome(self, prop: int, verdict: Verdict) -> Outcome:
         """Everything known about one property."""

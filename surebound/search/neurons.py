@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surebound.bounds.alpha import optimise
+from surebound.bounds.attained import attained
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
 from surebound.bounds.crown import BY_WALK, Context, boxes_of, unstable_of, walked_lower
@@ -27,7 +28,8 @@ from surebound.regions import Box, Region
 from surebound.search.branching.scores import all_neuron_scores, input_scores
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.multipliers import Multipliers
-from surebound.search.problem import Problem, take_boxes
+from surebound.search.problem import Problem
+from surebound.search.root_boxes import RootBoxes
 from surebound.search.tree import Forest
 
 CANDIDATES = 3
@@ -88,7 +90,7 @@ def cut_region(region: Region, splits: Splits, name: str) -> Region:
 
 
 class NeuronEngine:
-    """beta-CROWN over the problem's roots; `boxes` are the cases' root boxes in float64.
+    """beta-CROWN over the problem's roots, from the cases' root boxes as they are at every batch.
 
     gaps [R, K]: how far each atom's root bound is from values that it is known to take. Atoms are divided
     by them: -1 is then the bound of an atom that cannot be positive everywhere, and the combination of a
@@ -101,15 +103,15 @@ class NeuronEngine:
         self,
         problem: Problem,
         forest: Forest,
-        boxes: Mapping[str, Interval],
+        boxes: RootBoxes,
         gaps: Tensor,
         steps: int,
         rates: Rates,
     ) -> None:
         self.problem, self.forest, self.steps, self.rates = problem, forest, steps, rates
         self.scale = 1 / gaps
-        self.boxes = {name: boxes[name] for name in problem.plan.operands}
-        self.multipliers = Multipliers(unstable_positions(problem, boxes))
+        self.boxes = boxes
+        self.multipliers = Multipliers(unstable_positions(problem, boxes.boxes))
         self.refreshes = problem.neurons <= REFRESH
         self.relaxed = frozenset(step.site.node.name for step in problem.plan.relaxed)
 
@@ -125,7 +127,7 @@ class NeuronEngine:
         case = problem.roots.within[root]
         splits = splits.to(dtype)
         region = cut_region(problem.roots.region.to(dtype).take(case), splits, problem.input)
-        roots = take_boxes(self.boxes, case, dtype)
+        roots = self.boxes.take(case, dtype)
         splits = without(splits, problem.input).per_width(roots)
         boxes = splits.clamp(roots)
         ctx = problem.context(region, dtype)
@@ -212,9 +214,12 @@ class NeuronEngine:
 
     def points(self, batch: Batch, found: Optimised) -> Tensor:
         """For each sub-problem the input at which its bound is attained."""
+        return self.minimiser(batch, dense_row(found, self.problem.input))
+
+    def minimiser(self, batch: Batch, coefficients: Tensor) -> Tensor:
+        """Where rows [N, *shape] over the input are least."""
         region = batch.ctx.regions[self.problem.input]
-        coefficients = dense_row(found, self.problem.input).unsqueeze(1)
-        return region.minimiser(Dense(coefficients)).squeeze(1).detach()
+        return region.minimiser(Dense(coefficients.unsqueeze(1))).squeeze(1).detach()
 
     def select(self, batch: Batch, at: Tensor) -> Batch:
         """Some sub-problems of a batch."""
@@ -234,24 +239,26 @@ class NeuronEngine:
         return Choice(np.zeros(count, np.int16), np.zeros(count, np.int32), np.zeros(count), np.zeros(count, np.bool_))
 
     def choose(self, batch: Batch, splits: Splits, values: Values, reached: Mapping[str, Tensor]) -> Choice:
-        """The split of each sub-problem: the candidate whose worse child is bounded best."""
-        names, scores, thresholds = all_neuron_scores(batch.ctx, batch.boxes, reached, values.free)
+        """The split of each sub-problem: the candidate whose children are bounded best together."""
+        points = {self.problem.input: self.minimiser(batch, reached[self.problem.input])}
+        at = attained(batch.ctx, batch.boxes, values.free, reached, points)
+        names, scores, thresholds = all_neuron_scores(batch.ctx, batch.boxes, reached, at)
         sizes = [score.shape[1] for score in scores]
         count = len(batch.root)
         choice = self.split_input(batch, reached)
         if not sizes:
             return choice
         score = torch.cat(scores, 1)
-        top, at = score.topk(min(CANDIDATES, score.shape[1]), dim=1)
+        top, place = score.topk(min(CANDIDATES, score.shape[1]), dim=1)
         usable = torch.isfinite(top) & (top > 1e-9 * top[:, :1].clamp(min=1e-9))
-        which = torch.bucketize(at, torch.tensor(np.cumsum(sizes)), right=True)
+        which = torch.bucketize(place, torch.tensor(np.cumsum(sizes)), right=True)
         offset = torch.tensor([0, *np.cumsum(sizes)[:-1]])[which]
         node = torch.tensor([self.forest.names.index(name) for name in names])[which]
-        threshold = torch.cat(thresholds, 1).gather(1, at).double()
-        index = at - offset
+        threshold = torch.cat(thresholds, 1).gather(1, place).double()
+        index = place - offset
         best = torch.zeros(count, dtype=torch.long)
         asked = usable.any(1).nonzero().squeeze(1)
-        if at.shape[1] > 1 and len(asked):  # what cannot be used is replaced by the first, which scores best
+        if place.shape[1] > 1 and len(asked):  # what cannot be used is replaced by the first, which scores best
             tried = [torch.where(usable, value, value[:, :1])[asked] for value in (node, index, threshold)]
             quality = self.probe(self.select(batch, asked), splits.at(asked), values.at(asked), *tried)
             best[asked] = torch.where(usable[asked], quality, torch.full_like(quality, -torch.inf)).argmax(1)
@@ -273,7 +280,7 @@ class NeuronEngine:
         index: Tensor,
         threshold: Tensor,
     ) -> Tensor:
-        """How good each candidate [N, k] is: the smaller of its two children's bounds, ties by their sum."""
+        """How good each candidate [N, k] is: the sum of its two children's bounds, of which none counts above 0."""
         count, kinds = node.shape
         repeat = torch.arange(count).repeat_interleave(2 * kinds)
         sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(count * kinds)
@@ -293,8 +300,7 @@ class NeuronEngine:
             inherited = values.at(owner)
             beta = torch.cat([torch.zeros(len(owner), 1, 1), inherited.beta.float()], 2)
             bounds.append(self.run(part, replace(inherited, beta=beta), 0).lower.squeeze(1))
-        pair = torch.cat(bounds).reshape(count, kinds, 2).clamp(max=0)
-        return pair.amin(2) + 1e-3 * pair.sum(2)
+        return torch.cat(bounds).reshape(count, kinds, 2).clamp(max=0).sum(2)
 
     def split_input(self, batch: Batch, reached: Mapping[str, Tensor]) -> Choice:
         """Halve the input dimension that the bound depends on most."""

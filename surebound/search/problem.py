@@ -15,9 +15,7 @@ from surebound.bounds.memory import Memory
 from surebound.bounds.plan import Plan, plan
 from surebound.graph.ir import Graph, evaluate
 from surebound.linear.maps import merged
-from surebound.ops.record import Interval
 from surebound.regions import Region
-from surebound.regions.box import outward
 from surebound.search.roots import Roots
 
 
@@ -78,14 +76,3 @@ def problem(graph: Graph, roots: Roots, dtype: torch.dtype, memory: Memory) -> P
 def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without gradient history: a search never differentiates by parameters."""
     return {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def take_boxes(boxes: Mapping[str, Interval], at: Tensor, dtype: torch.dtype) -> dict[str, Interval]:
-    """Boxes of groups `at`, rounded outward when cast down."""
-    taken: dict[str, Interval] = {}
-    for name, box in boxes.items():
-        lower, upper = box.lower[at], box.upper[at]
-        if dtype != lower.dtype:
-            lower, upper = outward(lower, upper, dtype)
-        taken[name] = Interval(lower, upper)
-    return taken

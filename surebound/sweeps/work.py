@@ -60,8 +60,9 @@ class Decider:
         import torch
 
         from surebound.instance import load_property
+        from surebound.search.run import VerifyConfig
         from surebound.search.verdict import Falsified, Verified
-        from surebound.search.verify import VerifyConfig, verify
+        from surebound.search.verify import verify
         from surebound.witness import format_witness
 
         settings = job.settings

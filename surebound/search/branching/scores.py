@@ -1,9 +1,10 @@
-"""One score for every split: how much of the bound its relaxation may have cost.
+"""One score for every split: what it gains for the bound, to first order.
 
-For a neuron with coefficient A in the walk, A < 0 met the upper line and lost at most -A times that line's
-slack at the split's threshold; A > 0 met the lower line and lost at most A times its slack at the better
-end (BaBSR's intercept score, Bunel et al. 2020, for relu). For an input dimension it is |A| times the
-half-width ("smart branching").
+A walk's bound is attained at a point; there a neuron with coefficient A has the line's value y* over its operand's
+value z*. A child replaces the line by its own, which gives A (line(z*) - y*), everything else held fixed. The score is
+the sum of what the two children gain; it looks at the point that the bound is about, where the intercept score
+(BaBSR, Bunel et al. 2020) looks at the worst point of the box (docs/decisions.md). For an input dimension the score is
+|A| times the half-width ("smart branching").
 """
 
 from __future__ import annotations
@@ -13,51 +14,35 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from surebound.bounds.attained import Attained, chosen
 from surebound.bounds.crown import Context
 from surebound.bounds.plan import Step
 from surebound.bounds.walk import fixed_operands, lines_of
-from surebound.graph.ir import Site
 from surebound.linear.maps import merged
 from surebound.ops.record import Interval
 from surebound.regions import Box
 
 FLOOR = 0.1
 
+TINY = 1e-6
+"""What a split may gain in the box counts for so much: a neuron that gains nothing at the point can still be split."""
 
-def neuron_scores(
-    ctx: Context, step: Step, box: Interval, coefficients: Tensor, free: Tensor | None
-) -> tuple[Tensor, Tensor]:
+
+def neuron_scores(ctx: Context, step: Step, box: Interval, coefficients: Tensor, at: Attained) -> tuple[Tensor, Tensor]:
     """Scores and thresholds [N, *shape] of a relaxed step's neurons; -inf where a split changes nothing.
 
-    coefficients [N, *shape] at the step's value; free [K, N, 1, *shape].
+    coefficients [N, *shape] at the step's value.
     """
     fixed = fixed_operands(step, ctx.values)
     lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
-    lines = lines_of(step, ctx.values, box, free)
-    low_intercept = 0.0 if lines.lower_intercept is None else lines.lower_intercept
-    high_intercept = 0.0 if lines.upper_intercept is None else lines.upper_intercept
-    at = step.relaxation.threshold(step.site, fixed, lower, upper)
-
-    def f(x: Tensor) -> Tensor:
-        return apply(step.site, step, fixed, x)
-
-    above = lines.upper_slope * at + high_intercept - f(at)
-    below = torch.minimum(
-        f(lower) - lines.lower_slope * lower - low_intercept,
-        f(upper) - lines.lower_slope * upper - low_intercept,
-    )
-    a = coefficients.unsqueeze(1)
-    score = torch.where(a > 0, a * below, -a * above)
-    usable = step.relaxation.loose(step.site, fixed, lower, upper) & (lower < at) & (at < upper)
-    score = torch.where(usable & torch.isfinite(score), score, torch.full_like(score, -torch.inf))
-    return score.squeeze(1), at.expand_as(score).squeeze(1)
-
-
-def apply(site: Site, step: Step, fixed: list[Tensor | None], x: Tensor) -> Tensor:
-    """The step's function at x [N, 1, *shape]."""
-    flat = x.flatten(0, 1)
-    operands = [flat if value is None else value for value in fixed]
-    return step.op.forward(site, *operands).reshape(x.shape)
+    where = step.relaxation.threshold(step.site, fixed, lower, upper).expand_as(lower)
+    usable = step.relaxation.loose(step.site, fixed, lower, upper) & (lower < where) & (where < upper)
+    where, usable = where.squeeze(1), usable.squeeze(1)
+    score = TINY * coefficients.abs() * (box.upper - box.lower)
+    for child in (Interval(box.lower, where), Interval(where, box.upper)):
+        line = chosen(lines_of(step, ctx.values, child, None), coefficients, at.operand)
+        score = score + (coefficients * (line - at.value)).clamp(min=0)
+    return torch.where(usable & torch.isfinite(score), score, torch.full_like(score, -torch.inf)), where
 
 
 def input_scores(lower: Tensor, upper: Tensor, sensitivity: Tensor) -> Tensor:
@@ -74,7 +59,7 @@ def input_scores(lower: Tensor, upper: Tensor, sensitivity: Tensor) -> Tensor:
 
 
 def all_neuron_scores(
-    ctx: Context, boxes: Mapping[str, Interval], reached: Mapping[str, Tensor], free: Mapping[str, Tensor]
+    ctx: Context, boxes: Mapping[str, Interval], reached: Mapping[str, Tensor], at: Mapping[str, Attained]
 ) -> tuple[list[str], list[Tensor], list[Tensor]]:
     """Scores and thresholds of every splittable node: names, [N, numel] scores, [N, numel] thresholds.
 
@@ -91,12 +76,12 @@ def all_neuron_scores(
         for step in steps:
             if step.site.node.name not in reached:
                 continue
-            coefficients = reached[step.site.node.name]
-            score, at = neuron_scores(ctx, step, boxes[name], coefficients, free.get(step.site.node.name))
+            own = step.site.node.name
+            score, threshold = neuron_scores(ctx, step, boxes[name], reached[own], at[own])
             if total is None or where is None:
-                total, where = score, at
+                total, where = score, threshold
             else:
-                where = torch.where(score > total, at, where)
+                where = torch.where(score > total, threshold, where)
                 total = torch.where(torch.isinf(total) | torch.isinf(score), torch.maximum(total, score), total + score)
         if total is not None and where is not None:
             names.append(name)

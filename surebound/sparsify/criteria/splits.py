@@ -12,7 +12,7 @@ from surebound.data.dataset import Part, in_unit
 from surebound.errors import UsageError
 from surebound.graph.torch_export import trace
 from surebound.measures.verified import EvaluateConfig, evaluate
-from surebound.search.verify import VerifyConfig
+from surebound.search.run import VerifyConfig
 from surebound.sparsify.basis import Basis
 from surebound.sparsify.criteria.instability import BOUNDS, bounded_form, by_site, unstable
 

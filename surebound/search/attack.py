@@ -1,0 +1,111 @@
+"""The search for witnesses: gradient descent from many points, and from those at which bounds are attained."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surebound.attacks.pgd import Descent, hinge, pgd, worst_row
+from surebound.bounds.memory import pieces
+from surebound.regions import Region
+from surebound.search.run import Run
+from surebound.search.verdict import Falsified
+from surebound.witness import replay
+
+AT_ONCE = 32
+"""Roots attacked in one pass."""
+
+MOST_RESTARTS = 1000
+"""Starting points per root where the network is small enough for that many."""
+
+ATTACK = 1 << 18
+"""Activations per root and step that the starting points may have together, beyond the fewest."""
+
+QUICK = Descent(steps=20, stride=0.5, final=0.01, restarts=3)
+"""What is spent on a root before its search; the whole attack comes when that gets long."""
+
+REFINED = 16
+"""One in so many sub-problems of a batch has its point descended from."""
+
+REFINEMENT = Descent(steps=20, stride=0.1, final=0.001, restarts=1)
+
+NEAR = 1e-4
+"""Candidates whose float32 distance from a violation is at most this are replayed on the original."""
+
+
+def attack(run: Run, roots: NDArray[np.int64], descent: Descent) -> None:
+    """Projected gradient descent on the open ones among some roots; the best points are replayed."""
+    of, ledger = run.problem, run.ledger
+    generator = torch.Generator().manual_seed(run.config.seed)
+    activations = sum(step.site.node.numel for step in of.plan.steps.values())
+    restarts = max(descent.restarts, min(MOST_RESTARTS, ATTACK // max(1, activations)))
+    for piece in pieces(len(roots), AT_ONCE):
+        here = roots[piece]
+        here = here[ledger.undecided(here)]
+        if not len(here):
+            continue
+        region = of.roots.region.take(of.roots.within[torch.from_numpy(here)]).to(torch.float32)
+        middle = ((region.lower + region.upper) / 2).unsqueeze(1)
+        starts = torch.cat([middle, region.sample(restarts, generator)], 1)
+        with ledger.charge("attack", here, "pgd"):
+            descend(run, here, region, starts, descent)
+
+
+def descend(run: Run, here: NDArray[np.int64], region: Region, starts: Tensor, descent: Descent) -> None:
+    """Gradient descent from starts [len(here), n, *shape] of the given roots, and a replay of the best points."""
+    of, ledger, roots = run.problem, run.ledger, run.problem.roots
+    at = torch.from_numpy(here)
+    spec, threshold, real = roots.spec[at].float(), roots.threshold[at].float(), roots.real[at]
+    deadline = time.monotonic() + ledger.left(here)
+    points, distances = pgd(
+        of.network,
+        region,
+        lambda outputs: hinge(outputs, spec, threshold, real),
+        lambda outputs: worst_row(outputs, spec, threshold, real),
+        starts,
+        descent,
+        lambda: time.monotonic() > deadline,
+    )
+    replay_near(run, here, points[torch.arange(len(at)), distances.argmin(1)], distances.amin(1))
+
+
+def try_points(run: Run, roots: NDArray[np.int64], points: Tensor) -> NDArray[np.float64]:
+    """Evaluate one point per sub-problem; the nearest to a violation are refined by a short descent.
+
+    Returns the points' distances from a violation, [N].
+    """
+    of = run.problem
+    points = points.float()
+    at = torch.from_numpy(np.asarray(roots, np.int64))
+    with torch.no_grad():
+        outputs = of.network(points).unsqueeze(1)
+        spec, threshold = of.roots.spec[at].float(), of.roots.threshold[at].float()
+        distance = worst_row(outputs, spec, threshold, of.roots.real[at]).squeeze(1)
+    nearest = distance.argsort()[: -(-len(distance) // REFINED)]
+    here = np.asarray(roots, np.int64)[nearest.numpy()]
+    if bool((distance[nearest] <= NEAR).any()):
+        replay_near(run, here, points[nearest], distance[nearest])
+    here_open = run.ledger.undecided(here)
+    if here_open.any():
+        keep = nearest[torch.from_numpy(here_open)]
+        region = of.roots.region.take(of.roots.within[at[keep]]).to(torch.float32)
+        descend(run, here[here_open], region, points[keep].unsqueeze(1), REFINEMENT)
+    return distance.double().numpy()
+
+
+def replay_near(run: Run, roots: NDArray[np.int64], points: Tensor, distances: Tensor) -> None:
+    """Replay on the original network the points [N, *shape] that are nearly or truly violations."""
+    of, ledger = run.problem, run.ledger
+    order = distances.argsort()
+    for i in order[distances[order] <= NEAR].tolist():
+        root = int(roots[i])
+        if not ledger.undecided(np.array([root]))[0]:
+            continue
+        prop, case = int(of.roots.prop[root]), int(of.roots.case[root])
+        witness = replay(points[i].double(), run.properties[prop], case, run.original, of.graph.input.shape)
+        if witness is not None:
+            ledger.end(np.array([root]), Falsified(witness))

@@ -1,0 +1,108 @@
+"""What is known of the roots: CROWN bounds, and boxes of every case that its search starts from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surebound.bounds.alpha import AlphaCrown, held
+from surebound.bounds.crown import BY_WALK, Tighten, boxes_of, walked_lower
+from surebound.bounds.memory import pieces
+from surebound.errors import OutOfMemory, OutOfTime
+from surebound.linear.maps import Dense
+from surebound.search.engine import confirmed
+from surebound.search.ledger import Ledger
+from surebound.search.run import Run
+from surebound.search.verdict import Unknown
+
+AT_ONCE = 32
+"""Cases whose root boxes are computed in one pass."""
+
+STEPS = 20
+"""Steps of alpha-CROWN for boxes that are tightened; intermediate rows get a quarter."""
+
+SAMPLES = 256
+"""Random points per root that tell how far its atoms' bounds are from what the network does."""
+
+
+def alarm(ledger: Ledger, roots: NDArray[np.int64]) -> Callable[[], None]:
+    """Raises OutOfTime once the properties of `roots` have used up what they may spend together."""
+    deadline = time.monotonic() + ledger.left(roots)
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise OutOfTime(ledger.too_late)
+
+    return check
+
+
+def bound_roots(run: Run) -> Tensor:
+    """CROWN boxes of every case, and CROWN bounds [R, S] of all atoms, in float64."""
+    of, ledger, roots = run.problem, run.ledger, run.problem.roots
+    atoms = torch.zeros_like(roots.threshold)
+    if not len(ledger.roots_open()):
+        return atoms
+    for piece in pieces(roots.region.groups, AT_ONCE):
+        here = ((roots.within >= piece.start) & (roots.within < piece.stop)).nonzero().squeeze(1)
+        cases = torch.arange(piece.start, piece.stop)
+        with torch.no_grad(), ledger.charge("bound", here.numpy(), "crown"):
+            ctx = replace(of.context(roots.region.take(cases), torch.float64), alive=alarm(ledger, here.numpy()))
+            try:
+                boxes = boxes_of(ctx, {}, (BY_WALK,))
+            except OutOfTime as error:
+                ledger.end(here.numpy(), Unknown(str(error), "timeout"))
+                boxes = boxes_of(ctx, {}, ())
+            run.boxes.put(cases, {name: boxes[name] for name in of.plan.operands}, "crown, float64")
+            for part in pieces(len(here), 4 * AT_ONCE):
+                at = here[part]
+                own = of.context(roots.region.take(roots.within[at]), torch.float64)
+                local = run.boxes.take(roots.within[at], torch.float64)
+                lower = walked_lower(own, local, of.output, Dense(of.spec(at, torch.float64)))
+                atoms[at] = lower - roots.threshold[at]
+                margin = roots.best(atoms[at], at)
+                proven = confirmed(margin)
+                ledger.close(at.numpy()[proven], margin.numpy()[proven])
+    return atoms
+
+
+def tighten_boxes(run: Run, roots: NDArray[np.int64]) -> None:
+    """Tighten the boxes of the cases of some roots by alpha-CROWN, in float64.
+
+    Where time or memory does not suffice, they stay as they are.
+    """
+    of, within = run.problem, run.problem.roots.within
+    if not len(roots):
+        return
+    for cases in within[torch.from_numpy(roots)].unique().split(AT_ONCE):
+        theirs = roots[torch.isin(within[torch.from_numpy(roots)], cases).numpy()]
+        with torch.no_grad(), run.ledger.charge("bound", theirs):
+            ctx = of.context(of.roots.region.take(cases), torch.float64)
+            ctx = replace(ctx, alive=alarm(run.ledger, theirs))
+            known = run.boxes.take(cases, torch.float64)
+            try:
+                boxes = boxes_of(ctx, known, (Tighten(AlphaCrown(STEPS).tighten, held),))
+            except (OutOfTime, OutOfMemory):
+                continue
+            run.boxes.put(cases, {name: boxes[name] for name in of.plan.operands}, "alpha-crown, float64")
+
+
+def gaps(run: Run, atoms: Tensor) -> Tensor:
+    """How far each atom's bound [R, S] is below the least value found in a sample; positive, 1 for padding."""
+    of, roots = run.problem, run.problem.roots
+    generator = torch.Generator().manual_seed(run.config.seed)
+    found = torch.ones_like(atoms)
+    for piece in pieces(roots.count, AT_ONCE):
+        at = torch.arange(piece.start, piece.stop)
+        points = roots.region.take(roots.within[at]).sample(SAMPLES, generator).float()
+        with torch.no_grad():
+            outputs = of.network(points.flatten(0, 1)).reshape(len(at), SAMPLES, -1).double()
+        least = torch.einsum("gnm,gsm->gns", outputs, roots.spec[at]).amin(1) - roots.threshold[at]
+        gap = (least - atoms[at]).clamp(min=1e-6)
+        found[at] = torch.where(roots.real[at] & torch.isfinite(gap), gap, torch.ones_like(gap))
+    return found
