@@ -20,11 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from surebound.errors import SureboundError
 from surebound.graph.ir import Graph
 from surebound.graph.onnx_import import load_onnx
+from surebound.machine import keep_memory, use_threads
 from surebound.search.run import VerifyConfig
 from surebound.search.verify import verify
 from surebound.vnnlib import load_vnnlib
@@ -106,8 +105,8 @@ def main() -> int:
     args = parser.parse_args()
     if "SUREBOUND_BENCH" not in os.environ:
         parser.error("set SUREBOUND_BENCH to a folder laid out as NAME/instances.csv + verdicts.csv")
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    keep_memory()
+    use_threads(args.threads)
     root = Path(os.environ["SUREBOUND_BENCH"])
     names = args.folders or sorted(path.parent.name for path in root.glob("*/instances.csv"))
     known: dict[tuple[str, str, str], dict[str, Any]] = {}

@@ -19,10 +19,13 @@ from surebound.ops.record import Interval, Lines
 
 
 class Attained(NamedTuple):
-    """A relaxed step where a bound is attained, [N, *shape] each: its operand's value, and its line's there."""
+    """A relaxed step where a bound is attained: its operand's value and its line's there, [N, *shape], and its lines
+    [N, 1, *shape].
+    """
 
     operand: Tensor
     value: Tensor
+    lines: Lines
 
 
 def chosen(lines: Lines, coefficients: Tensor, x: Tensor) -> Tensor:
@@ -30,13 +33,14 @@ def chosen(lines: Lines, coefficients: Tensor, x: Tensor) -> Tensor:
 
     lines as `lines_of` makes them, of one row: [N, 1, *shape]; coefficients and x [N, *shape].
     """
-    a, x = coefficients.unsqueeze(1), x.unsqueeze(1)
-    low, high = lines.lower_slope * x, lines.upper_slope * x
-    if lines.lower_intercept is not None:
-        low = low + lines.lower_intercept
-    if lines.upper_intercept is not None:
-        high = high + lines.upper_intercept
-    return torch.where(a > 0, low, high).squeeze(1)
+    low = on(lines.lower_slope, lines.lower_intercept, x)
+    return torch.where(coefficients > 0, low, on(lines.upper_slope, lines.upper_intercept, x))
+
+
+def on(slope: Tensor, intercept: Tensor | None, x: Tensor) -> Tensor:
+    """A line [N, 1, *shape] at x [N, *shape]."""
+    value = slope.squeeze(1) * x
+    return value if intercept is None else value + intercept.squeeze(1)
 
 
 def attained(
@@ -60,5 +64,5 @@ def attained(
             continue
         lines = lines_of(step, ctx.values, boxes[step.site.node.inputs[0]], free.get(name))
         values[name] = chosen(lines, reached[name], operands[0])
-        found[name] = Attained(operands[0], values[name])
+        found[name] = Attained(operands[0], values[name], lines)
     return found

@@ -28,8 +28,8 @@ ATTACK = 1 << 18
 QUICK = Descent(steps=20, stride=0.5, final=0.01, restarts=3)
 """What is spent on a root before its search; the whole attack comes when that gets long."""
 
-REFINED = 16
-"""One in so many sub-problems of a batch has its point descended from."""
+REFINED = 32
+"""Points per batch that are descended from."""
 
 REFINEMENT = Descent(steps=20, stride=0.1, final=0.001, restarts=1)
 
@@ -37,12 +37,15 @@ NEAR = 1e-4
 """Candidates whose float32 distance from a violation is at most this are replayed on the original."""
 
 
-def attack(run: Run, roots: NDArray[np.int64], descent: Descent) -> None:
-    """Projected gradient descent on the open ones among some roots; the best points are replayed."""
+def attack(run: Run, roots: NDArray[np.int64], descent: Descent, most: int = MOST_RESTARTS) -> None:
+    """Projected gradient descent on the open ones among some roots; the best points are replayed.
+
+    most: starting points per root, where the network is small enough for more than the fewest.
+    """
     of, ledger = run.problem, run.ledger
     generator = torch.Generator().manual_seed(run.config.seed)
     activations = sum(step.site.node.numel for step in of.plan.steps.values())
-    restarts = max(descent.restarts, min(MOST_RESTARTS, ATTACK // max(1, activations)))
+    restarts = max(descent.restarts, min(most, ATTACK // max(1, activations)))
     for piece in pieces(len(roots), AT_ONCE):
         here = roots[piece]
         here = here[ledger.undecided(here)]
@@ -74,7 +77,7 @@ def descend(run: Run, here: NDArray[np.int64], region: Region, starts: Tensor, d
 
 
 def try_points(run: Run, roots: NDArray[np.int64], points: Tensor) -> NDArray[np.float64]:
-    """Evaluate one point per sub-problem; the nearest to a violation are refined by a short descent.
+    """Evaluate one point per sub-problem; a short descent starts from those nearer to a violation than any before.
 
     Returns the points' distances from a violation, [N].
     """
@@ -85,7 +88,10 @@ def try_points(run: Run, roots: NDArray[np.int64], points: Tensor) -> NDArray[np
         outputs = of.network(points).unsqueeze(1)
         spec, threshold = of.roots.spec[at].float(), of.roots.threshold[at].float()
         distance = worst_row(outputs, spec, threshold, of.roots.real[at]).squeeze(1)
-    nearest = distance.argsort()[: -(-len(distance) // REFINED)]
+    nearer = distance < torch.from_numpy(run.nearest)[at]
+    np.minimum.at(run.nearest, roots, distance.numpy())
+    nearest = distance.argsort()[:REFINED]
+    nearest = nearest[nearer[nearest]]
     here = np.asarray(roots, np.int64)[nearest.numpy()]
     if bool((distance[nearest] <= NEAR).any()):
         replay_near(run, here, points[nearest], distance[nearest])

@@ -27,7 +27,7 @@ AT_ONCE = 32
 STEPS = 20
 """Steps of alpha-CROWN for boxes that are tightened; intermediate rows get a quarter."""
 
-SAMPLES = 256
+SAMPLES = 32
 """Random points per root that tell how far its atoms' bounds are from what the network does."""
 
 
@@ -93,12 +93,13 @@ def tighten_boxes(run: Run, roots: NDArray[np.int64]) -> None:
 
 
 def gaps(run: Run, atoms: Tensor) -> Tensor:
-    """How far each atom's bound [R, S] is below the least value found in a sample; positive, 1 for padding."""
+    """How far each atom's bound [R, S] is below the least value found in a sample, for open roots; positive, 1 for
+    others and for padding.
+    """
     of, roots = run.problem, run.problem.roots
     generator = torch.Generator().manual_seed(run.config.seed)
     found = torch.ones_like(atoms)
-    for piece in pieces(roots.count, AT_ONCE):
-        at = torch.arange(piece.start, piece.stop)
+    for at in torch.from_numpy(run.ledger.roots_open()).split(AT_ONCE):
         points = roots.region.take(roots.within[at]).sample(SAMPLES, generator).float()
         with torch.no_grad():
             outputs = of.network(points.flatten(0, 1)).reshape(len(at), SAMPLES, -1).double()

@@ -19,6 +19,7 @@ class RootBoxes:
 
     def __init__(self, cases: int) -> None:
         self.boxes: dict[str, Interval] = {}
+        self.cast: dict[torch.dtype, dict[str, Interval]] = {}
         self.methods = ["none"] * cases
 
     def put(self, cases: Tensor, boxes: Mapping[str, Interval], method: str) -> None:
@@ -32,15 +33,12 @@ class RootBoxes:
                     torch.full(shape, -torch.inf, dtype=torch.float64), torch.full(shape, torch.inf).double()
                 )
             self.boxes[name] = Interval(*(was.index_copy(0, cases, now) for was, now in zip(old, box, strict=True)))
+        self.cast.clear()
         for case in cases.tolist():
             self.methods[case] = method
 
     def take(self, cases: Tensor, dtype: torch.dtype) -> dict[str, Interval]:
         """Those of some cases, repeated as the index says, rounded outward when cast down."""
-        taken: dict[str, Interval] = {}
-        for name, box in self.boxes.items():
-            lower, upper = box.lower[cases], box.upper[cases]
-            if dtype != lower.dtype:
-                lower, upper = outward(lower, upper, dtype)
-            taken[name] = Interval(lower, upper)
-        return taken
+        if dtype not in self.cast:
+            self.cast[dtype] = {name: Interval(*outward(*box, dtype)) for name, box in self.boxes.items()}
+        return {name: Interval(box.lower[cases], box.upper[cases]) for name, box in self.cast[dtype].items()}

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from surebound.attacks.pgd import Descent
 from surebound.bounds.climb import Rates
@@ -44,7 +46,9 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """One call of `verify`: what is decided and how; the ledger and the root boxes are filled by the stages."""
+    """One call of `verify`: what is decided and how. The stages fill the ledger, the root boxes and `nearest` [R]: how
+    near to a violation of each root a point of the search has come.
+    """
 
     problem: Problem
     properties: Sequence[Property]
@@ -52,3 +56,4 @@ class Run:
     config: VerifyConfig
     ledger: Ledger
     boxes: RootBoxes
+    nearest: NDArray[np.float64]

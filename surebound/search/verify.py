@@ -43,9 +43,9 @@ FEW_DIMENSIONS = 10
 LARGE = 10_000
 """Networks with more neurons are attacked before they are bounded."""
 
-LONG, LONGER = 32, 512
-"""From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, and the whole attack
-is made.
+LONG, LONGER, LONGEST = 0, 512, 4096
+"""From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, the attack is made,
+and made again from many points.
 """
 
 
@@ -87,7 +87,7 @@ def verify(
     of = problem(prepared, roots, chosen.dtype, Memory(chosen.memory))
     original = graph.original if graph.original is not None else GraphOriginal(graph)
     ledger = Ledger(roots.prop.numpy(), len(properties), chosen.timeout)
-    run = Run(of, properties, original, chosen, ledger, RootBoxes(roots.region.groups))
+    run = Run(of, properties, original, chosen, ledger, RootBoxes(roots.region.groups), np.full(roots.count, np.inf))
     forest = Forest([*of.plan.operands, of.input])
     outcomes: dict[int, Outcome] = {}
 
@@ -155,7 +155,7 @@ def decide(
     }
     engine_of = np.where(few_dimensions(of), "input-split", "beta-crown").astype(object)
     count = np.bincount(ledger.prop_of, minlength=len(run.properties))
-    passed = {LONG: np.zeros(len(count), bool), LONGER: np.zeros(len(count), bool)}
+    passed = {limit: np.zeros(len(count), bool) for limit in (LONG, LONGER, LONGEST)}
 
     def newly(limit: int) -> NDArray[np.int64]:
         """Open roots of properties that have passed a limit since this was asked last."""
@@ -169,7 +169,8 @@ def decide(
         roots = newly(LONG)
         tighten_boxes(run, roots[engine_of[roots] == "beta-crown"])
         if attacking:
-            attack(run, newly(LONGER), run.config.descent)
+            attack(run, newly(LONGER), run.config.descent, 0)
+            attack(run, newly(LONGEST), run.config.descent)
 
     try_on_network = (lambda r, x: try_points(run, r, x)) if attacking else None
     Pool(of, forest, engines, engine_of, ledger, try_on_network, persist).run(roots, report)

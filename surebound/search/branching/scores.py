@@ -2,19 +2,20 @@
 
 A walk's bound is attained at a point; there a neuron with coefficient A has the line's value y* over its operand's
 value z*. A child replaces the line by its own, which gives A (line(z*) - y*), everything else held fixed. The score is
-the sum of what the two children gain; it looks at the point that the bound is about, where the intercept score
-(BaBSR, Bunel et al. 2020) looks at the worst point of the box (docs/decisions.md). For an input dimension the score is
-|A| times the half-width ("smart branching").
+the sum of what the two children gain. Where the line costs nothing at the split, by the intercept score (BaBSR, Bunel
+et al. 2020: the line's slack there, which looks at the worst point of the box and not at the one that the bound is
+about), the neuron is not split (docs/decisions.md). For an input dimension the score is |A| times the half-width
+("smart branching").
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from surebound.bounds.attained import Attained, chosen
+from surebound.bounds.attained import Attained, chosen, on
 from surebound.bounds.crown import Context
 from surebound.bounds.plan import Step
 from surebound.bounds.walk import fixed_operands, lines_of
@@ -25,7 +26,9 @@ from surebound.regions import Box
 FLOOR = 0.1
 
 TINY = 1e-6
-"""What a split may gain in the box counts for so much: a neuron that gains nothing at the point can still be split."""
+"""A neuron whose slack is at most this part of its layer's largest is not split; its slack counts for so much, so that
+one that gains nothing at the point can still be.
+"""
 
 
 def neuron_scores(ctx: Context, step: Step, box: Interval, coefficients: Tensor, at: Attained) -> tuple[Tensor, Tensor]:
@@ -38,11 +41,28 @@ def neuron_scores(ctx: Context, step: Step, box: Interval, coefficients: Tensor,
     where = step.relaxation.threshold(step.site, fixed, lower, upper).expand_as(lower)
     usable = step.relaxation.loose(step.site, fixed, lower, upper) & (lower < where) & (where < upper)
     where, usable = where.squeeze(1), usable.squeeze(1)
-    score = TINY * coefficients.abs() * (box.upper - box.lower)
+    lost = slack(step, fixed, box, coefficients, at, where)
+    largest = merged(torch.where(usable, lost, torch.zeros_like(lost)), 1).amax(1)
+    usable = usable & (lost > TINY * largest.reshape(-1, *[1] * (lost.dim() - 1)))
+    score = TINY * lost
     for child in (Interval(box.lower, where), Interval(where, box.upper)):
         line = chosen(lines_of(step, ctx.values, child, None), coefficients, at.operand)
         score = score + (coefficients * (line - at.value)).clamp(min=0)
     return torch.where(usable & torch.isfinite(score), score, torch.full_like(score, -torch.inf)), where
+
+
+def slack(
+    step: Step, fixed: Sequence[Tensor | None], box: Interval, coefficients: Tensor, at: Attained, where: Tensor
+) -> Tensor:
+    """What the line costs the bound at a split, [N, *shape]: at the threshold above, at the better end below."""
+
+    def f(x: Tensor) -> Tensor:
+        return step.op.forward(step.site, *(x if value is None else value for value in fixed))
+
+    lines = at.lines
+    above = on(lines.upper_slope, lines.upper_intercept, where) - f(where)
+    below = torch.minimum(*(f(x) - on(lines.lower_slope, lines.lower_intercept, x) for x in box))
+    return torch.where(coefficients > 0, coefficients * below, -coefficients * above)
 
 
 def input_scores(lower: Tensor, upper: Tensor, sensitivity: Tensor) -> Tensor:
