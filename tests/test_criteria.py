@@ -331,7 +331,7 @@ def test_a_channel_that_is_not_kept_answers_zero() -> None:
 
 
 def test_splits_are_those_of_the_proof_trees() -> None:
-    net, on = network(5), basis(eps=0.5, data=data(8))
+    net, on = network(5), basis(eps=0.5, data=data(40))
     config = EvaluateConfig(("clean", "complete"), search=VerifyConfig(timeout=5, attack="none"))
     expected: dict[str, int] = {}
     for each in evaluate(trace(net, on.example), on.data, on.eps, config=config):
