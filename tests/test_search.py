@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -11,14 +12,25 @@ import torch
 from nets import Builder
 from torch import Tensor
 
+from surebound.bounds.alpha import optimise
+from surebound.bounds.attained import attained
 from surebound.bounds.beta import Splits
+from surebound.bounds.climb import Rates
+from surebound.bounds.crown import BY_WALK, Context, boxes_of
+from surebound.bounds.ibp import unperturbed
+from surebound.bounds.memory import Memory
+from surebound.bounds.plan import plan
 from surebound.errors import SpecError, UsageError
 from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
+from surebound.linear.maps import Dense
 from surebound.ops import OPS
+from surebound.ops.record import Interval
 from surebound.properties import Case, Disjunct, Property, robust
 from surebound.regions import Box, LpBall
+from surebound.search.branching.scores import neuron_scores
 from surebound.search.inputs import combined
 from surebound.search.mixing import best_weights
+from surebound.search.root_boxes import RootBoxes
 from surebound.search.run import VerifyConfig
 from surebound.search.tree import Forest, Tree
 from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
@@ -314,3 +326,74 @@ def test_mixing_is_never_worse_than_the_best_atom() -> None:
     weights = best_weights(a, b, lower, upper, spread, real)
     value, _ = combined(weights, a, b, lower, upper)
     assert (value > 0).all()
+
+
+def attained_of(activation: str, seed: int):
+    """A network's bound after some steps on alphas, and where it is attained."""
+    graph = dense_net(seed, (3, 8, 6, 2), activation, **({"slope": 0.1} if activation == "leaky_relu" else {}))
+    of = plan(graph, ("x",))
+    region = Box(-torch.ones(2, 3, dtype=F64), torch.tensor([[1.0, 0.5, 1.0], [0.2, 1.0, 0.3]], dtype=F64))
+    ctx = Context(of, unperturbed(of, graph.values(F64)), {"x": region}, Memory())
+    boxes = boxes_of(ctx, {}, (BY_WALK,))
+    rows = Dense(torch.tensor([[[1.0, -0.7]]], dtype=F64).expand(2, 1, 2))
+    keep = frozenset({"a0", "a1", "x"})
+    found = optimise(ctx, boxes, graph.output.name, rows, {}, 4, Rates(settled=0.0), keep=keep)
+    again = optimise(ctx, boxes, graph.output.name, rows, found.free, 0, Rates(), keep=keep)
+    reached = {name: value.squeeze(1) for name, value in again.reached.items()}
+    x = region.minimiser(Dense(reached["x"].unsqueeze(1))).squeeze(1)
+    at = attained(ctx, boxes, again.free, reached, {"x": x})
+    return graph, ctx, boxes, rows, again.lower.squeeze(1), reached, at
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sigmoid", "tanh"])
+def test_a_bound_is_the_relaxed_networks_output_where_it_is_attained(activation: str) -> None:
+    for seed in range(4):
+        graph, ctx, _, rows, lower, _, at = attained_of(activation, seed)
+        output = at["a1"].value @ ctx.values["w2"].T + ctx.values["b2"]
+        assert torch.allclose((rows.coefficients.squeeze(1) * output).sum(1), lower, atol=1e-9), (
+            seed,
+            graph.output.name,
+        )
+
+
+def test_scores_are_what_exact_children_gain_at_the_point() -> None:
+    """relu: A (0 - y*) for the child that is off, A (z* - y*) for the one that is on, where those are gains."""
+    for seed in range(4):
+        _, ctx, boxes, _, _, reached, at = attained_of("relu", seed)
+        for name in ("a0", "a1"):
+            step = ctx.plan.steps[name]
+            box: Interval = boxes[step.site.node.inputs[0]]
+            score, where = neuron_scores(ctx, step, box, reached[name], at[name])
+            a, z, y = reached[name], at[name].operand, at[name].value
+            gains = (a * (0 - y)).clamp(min=0) + (a * (z - y)).clamp(min=0)
+            used = torch.isfinite(score)
+            assert bool((used <= ((box.lower < 0) & (box.upper > 0))).all()) and bool((where[used] == 0).all())
+            assert torch.allclose(score[used], gains[used], atol=1e-4)
+            assert not bool(used[a == 0].any())
+
+
+def test_boxes_of_a_long_search_are_tighter_and_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", 0)
+    made: list[tuple[str, dict[str, Interval]]] = []
+    put = RootBoxes.put
+
+    def noting(self: RootBoxes, cases: Tensor, boxes: dict[str, Interval], method: str) -> None:
+        made.append((method, boxes))
+        put(self, cases, boxes, method)
+
+    monkeypatch.setattr(RootBoxes, "put", noting)
+    graph = dense_net(2, (2, 8, 6, 3))
+    low, high = torch.tensor([-1.0, -0.5], dtype=F64), torch.tensor([0.5, 1.0], dtype=F64)
+    rows = [[1.0, -1.0, 0.0], [0.3, 0.2, -1.0]]
+    least = dense_minimum(graph, low, high, conjunction(rows, [0.0, 0.0])) - 0.05
+    (found,) = verify(graph, [prop(low, high, conjunction(rows, [least, least]))], CONFIG)
+    assert isinstance(found.verdict, Verified)
+    assert [tree.root_bound for tree in found.verdict.trees] == ["alpha-crown, float64"]
+    (first, crown), (second, alpha) = made
+    assert (first, second) == ("crown, float64", "alpha-crown, float64")
+    inner = replace(graph, outputs=tuple(alpha))
+    values = evaluate(inner, inner.values(F64), low + (high - low) * torch.rand(2000, 2, dtype=F64))
+    for name, box in alpha.items():
+        assert bool((box.lower >= crown[name].lower).all()) and bool((box.upper <= crown[name].upper).all())
+        assert bool((values[name] >= box.lower - 1e-12).all()) and bool((values[name] <= box.upper + 1e-12).all())
+    assert any(bool((alpha[name].upper < crown[name].upper - 1e-6).any()) for name in alpha)

@@ -160,6 +160,8 @@ def decide(
     def newly(limit: int) -> NDArray[np.int64]:
         """Open roots of properties that have passed a limit since this was asked last."""
         due = ~passed[limit] & (ledger.nodes >= limit + 2 * count)
+        if not due.any():
+            return np.empty(0, np.int64)
         passed[limit] |= due
         roots = ledger.roots_open()
         return roots[due[ledger.prop_of[roots]]]
