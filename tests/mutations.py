@@ -1146,6 +1146,27 @@ MUTATIONS = (
         ("test_graft.py", "however"),
     ),
     Mutation(
+        "a stable neuron's line goes on through neurons that are left",
+        "search/collapse.py",
+        "part.masked_fill(stays, 0.0)",
+        "part",
+        ("test_collapse.py", "same"),
+    ),
+    Mutation(
+        "neurons that were split before are not kept",
+        "search/collapse.py",
+        "mask[also.get(operand, torch.empty(0, dtype=torch.long))] = True",
+        "mask[also.get(operand, torch.empty(0, dtype=torch.long))[:0]] = True",
+        ("test_collapse.py", "same"),
+    ),
+    Mutation(
+        "splits of the original read as positions of the collapsed network",
+        "search/collapsed.py",
+        "index[here] = place[index[here]]",
+        "index[here] = place[index[here]].flip(0)",
+        ("test_collapse.py", "tree"),
+    ),
+    Mutation(
         "the rows of another root",
         "search/tree.py",
         "order[ends[root] : ends[root + 1]]",

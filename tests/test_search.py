@@ -79,15 +79,24 @@ def dense_minimum(graph: Graph, low: Tensor, high: Tensor, disjunct: Disjunct, c
 
 CONFIG = VerifyConfig(timeout=20.0, dtype=F64)
 
+HOW = ("inputs", "neurons", "collapsed")
+
+
+def search_by(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Split inputs or neurons; collapsed: on the collapsed instance from the second batch on, whatever it costs."""
+    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", 10 if how == "inputs" else 0)
+    monkeypatch.setattr("surebound.search.verify.MEDIUM", 1 if how == "collapsed" else 1 << 40)
+    monkeypatch.setattr("surebound.search.collapse.CHEAPER", 1e9)
+
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "clip", "sigmoid", "tanh"])
-@pytest.mark.parametrize("few", [0, 10])
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("seed", range(4))
-def test_verdict_follows_a_dense_grid(activation: str, few: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thresholds just below and above the grid's minimum: proof and witness, by both engines."""
-    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", few)
+def test_verdict_follows_a_dense_grid(activation: str, how: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds just below and above the grid's minimum: proof and witness, by all engines."""
+    search_by(how, monkeypatch)
     attrs = {"leaky_relu": {"slope": 0.1}, "clip": {"min": -0.5, "max": 0.7}}.get(activation, {})
-    slow = few == 0 and activation in ("sigmoid", "tanh")
+    slow = how != "inputs" and activation in ("sigmoid", "tanh")
     graph = dense_net(seed, (2, 5, 3) if slow else (2, 8, 6, 3), activation, **attrs)
     low, high = torch.tensor([-1.0, -0.5], dtype=F64), torch.tensor([0.5, 1.0], dtype=F64)
     rows = [[1.0, -1.0, 0.0], [0.3, 0.2, -1.0]]
@@ -102,10 +111,10 @@ def test_verdict_follows_a_dense_grid(activation: str, few: int, seed: int, monk
     assert isinstance(unsafe.verdict, Falsified), unsafe
 
 
-@pytest.mark.parametrize("few", [0, 10])
-def test_attack_off_never_proves_what_is_false(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", HOW)
+def test_attack_off_never_proves_what_is_false(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted counterexamples of tiny volume: with nobody looking for them the proof must still fail."""
-    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", few)
+    search_by(how, monkeypatch)
     low, high = -torch.ones(2, dtype=F64), torch.ones(2, dtype=F64)
     for seed in range(6):
         graph = dense_net(seed, (2, 6, 6, 2))
@@ -162,9 +171,9 @@ def strip(outcome: Outcome) -> tuple[object, ...]:
     return verdict.name, outcome.nodes, outcome.engine, proof
 
 
-@pytest.mark.parametrize("few", [0, 10])
-def test_same_seed_gives_the_same_tree(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", few)
+@pytest.mark.parametrize("how", HOW)
+def test_same_seed_gives_the_same_tree(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_by(how, monkeypatch)
     graph = dense_net(0, (2, 12, 8, 2))
     low, high = -torch.ones(2, dtype=F64), torch.ones(2, dtype=F64)
     row = [[1.0, -1.0]]
@@ -183,10 +192,10 @@ def path_of(tree: Tree, leaf: int) -> list[int]:
     return rows
 
 
-@pytest.mark.parametrize("few", [0, 10])
-def test_proof_trees_cover_the_region(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", HOW)
+def test_proof_trees_cover_the_region(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every sampled input lies in a leaf, every leaf has a positive margin, and bounds hold for its inputs."""
-    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", few)
+    search_by(how, monkeypatch)
     graph = dense_net(0, (2, 12, 8, 2))
     low, high = -torch.ones(2, dtype=F64), torch.ones(2, dtype=F64)
     least = dense_minimum(graph, low, high, conjunction([[1.0, -1.0]], [0.0]))

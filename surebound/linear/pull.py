@@ -313,6 +313,22 @@ def pull_pad_windows(site: Site, values: Values, rows: Patches) -> Pulled | None
     return [Patches(windows.cut(rows.coefficients.clone()), windows).kept()], added
 
 
+def pull_concat(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
+    """Each operand gets its part of the coefficients."""
+    if any(value is not None for value in values):
+        return None
+    axis = site.attrs["axis"] + 2
+    return [Dense(part) for part in rows.dense().split([node.shape[axis - 2] for node in site.operands], axis)], None
+
+
+def pull_gather(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
+    """Coefficients go back to where the values came from."""
+    node, axis = site.operands[0], site.attrs["axis"] + 2
+    index = torch.tensor(site.attrs["indices"], device=rows.device)
+    zeros = torch.zeros(*rows.rows, *node.shape, dtype=rows.dtype, device=rows.device)
+    return [Dense(zeros.index_add(axis, index, rows.dense()))], None
+
+
 FAST: dict[str, Rule] = {
     "linear": pull_linear,
     "conv2d": pull_conv2d,
@@ -324,6 +340,8 @@ FAST: dict[str, Rule] = {
     "div": pull_div,
     "reshape": pull_reshape,
     "max_merge": pull_max_merge,
+    "concat": pull_concat,
+    "gather": pull_gather,
 }
 """Hand-written transposes by op; a rule returns None where it does not apply."""
 

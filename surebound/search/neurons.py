@@ -30,16 +30,13 @@ from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.multipliers import Multipliers
 from surebound.search.problem import Problem
 from surebound.search.root_boxes import RootBoxes
-from surebound.search.tree import Forest
+from surebound.search.tree import Paths
 
 CANDIDATES = 3
 """Splits per sub-problem whose children are bounded before one is chosen."""
 
 CONFIDENT = 3.0
 """Logit of the best-bounded atom of a conjunction at the root."""
-
-REFRESH = 300
-"""Networks with at most this many neurons get new intermediate boxes in every sub-problem."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,8 @@ class NeuronEngine:
 
     gaps [R, K]: how far each atom's root bound is from values that it is known to take. Atoms are divided
     by them: -1 is then the bound of an atom that cannot be positive everywhere, and the combination of a
-    conjunction's atoms that bounds best is one that can be proven.
+    conjunction's atoms that bounds best is one that can be proven. refreshes: are intermediate boxes computed anew in
+    every sub-problem?
     """
 
     name = "beta-crown"
@@ -102,17 +100,18 @@ class NeuronEngine:
     def __init__(
         self,
         problem: Problem,
-        forest: Forest,
+        forest: Paths,
         boxes: RootBoxes,
         gaps: Tensor,
         steps: int,
         rates: Rates,
+        refreshes: bool,
     ) -> None:
         self.problem, self.forest, self.steps, self.rates = problem, forest, steps, rates
         self.scale = 1 / gaps
         self.boxes = boxes
         self.multipliers = Multipliers(unstable_positions(problem, boxes.boxes))
-        self.refreshes = problem.neurons <= REFRESH
+        self.refreshes = refreshes
         self.relaxed = frozenset(step.site.node.name for step in problem.plan.relaxed)
 
     @property

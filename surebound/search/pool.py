@@ -32,7 +32,8 @@ def lowest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 class Pool:
     """One search: the forest, the engines by name, which engine each root uses, and the ledger of verdicts.
 
-    persist: called before each batch; it may decide properties, and give engines more to start from.
+    persist: called before each batch with the sub-problems that wait; it may decide properties, and give engines more
+    to start from or roots another engine.
     """
 
     problem: Problem
@@ -41,14 +42,14 @@ class Pool:
     engine_of: NDArray[np.object_]
     ledger: Ledger
     try_points: TryPoints | None
-    persist: Callable[[], None]
+    persist: Callable[[NDArray[np.int64]], None]
 
     def run(self, roots: NDArray[np.int64], report: Callable[[int, float], None]) -> None:
         """Branch and bound over `roots` until nothing is waiting; report(open, worst bound) after each batch."""
         waiting = self.forest.append(parent=np.full(len(roots), -1, np.int64), root=roots, slot=-1, lower=-np.inf)
         self.ledger.open_roots(roots)
         while True:
-            self.persist()
+            self.persist(waiting)
             waiting = self.drop_decided(waiting)
             if not len(waiting):
                 return

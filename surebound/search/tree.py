@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -56,6 +56,20 @@ class Tree:
     def leaves(self) -> NDArray[np.int64]:
         """Rows without children."""
         return np.setdiff1d(np.arange(len(self.parent)), self.parent[self.parent >= 0])
+
+
+class Paths(Protocol):
+    """Sub-problems as an engine reads them."""
+
+    names: tuple[str, ...]
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        """A column."""
+        ...
+
+    def paths(self, rows: NDArray[np.int64]) -> Splits:
+        """The splits that lead to some rows."""
+        ...
 
 
 class Forest:

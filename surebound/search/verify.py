@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from surebound.bounds.memory import Memory
@@ -25,6 +26,9 @@ from surebound.linear.maps import merged
 from surebound.properties import Property, check_fits
 from surebound.regions import Box
 from surebound.search.attack import QUICK, attack, try_points
+from surebound.search.collapse import can_collapse
+from surebound.search.collapsed import collapsed_engine
+from surebound.search.engine import Engine
 from surebound.search.inputs import InputEngine
 from surebound.search.ledger import Ledger
 from surebound.search.neurons import NeuronEngine
@@ -40,10 +44,13 @@ from surebound.search.verdict import Outcome, Unknown, Verdict, Verified
 FEW_DIMENSIONS = 10
 """Boxes with at most this many non-degenerate dimensions are split on the input."""
 
+REFRESH = 300
+"""Networks with at most this many neurons get new intermediate boxes in every sub-problem."""
+
 LARGE = 10_000
 """Networks with more neurons are attacked before they are bounded."""
 
-LONG, LONGER, LONGEST = 0, 512, 4096
+LONG, MEDIUM, LONGER, LONGEST = 0, 32, 512, 4096
 """From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, the attack is made,
 and made again from many points.
 """
@@ -149,13 +156,16 @@ def decide(
     report(len(roots), float("nan"))
     if not len(roots):
         return
-    engines = {
+    refreshes = of.neurons <= REFRESH
+    neurons = NeuronEngine(of, forest, run.boxes, gaps(run, atoms), run.config.steps, run.config.rates, refreshes)
+    engines: dict[str, Engine] = {
         "input-split": InputEngine(of, forest),
-        "beta-crown": NeuronEngine(of, forest, run.boxes, gaps(run, atoms), run.config.steps, run.config.rates),
+        "beta-crown": neurons,
     }
     engine_of = np.where(few_dimensions(of), "input-split", "beta-crown").astype(object)
+    collapsible = can_collapse(of.plan)
     count = np.bincount(ledger.prop_of, minlength=len(run.properties))
-    passed = {limit: np.zeros(len(count), bool) for limit in (LONG, LONGER, LONGEST)}
+    passed = {limit: np.zeros(len(count), bool) for limit in (LONG, MEDIUM, LONGER, LONGEST)}
 
     def newly(limit: int) -> NDArray[np.int64]:
         """Open roots of properties that have passed a limit since this was asked last."""
@@ -166,10 +176,23 @@ def decide(
         roots = ledger.roots_open()
         return roots[due[ledger.prop_of[roots]]]
 
-    def persist() -> None:
+    within = of.roots.within.numpy()
+
+    def collapse_cases(roots: NDArray[np.int64], waiting: NDArray[np.int64]) -> None:
+        """Give the cases of some roots an engine of their own."""
+        for case in np.unique(within[roots[engine_of[roots] == "beta-crown"]]).tolist() if collapsible else []:
+            name = f"beta-crown, case {case}"
+            with torch.no_grad(), run.ledger.charge("bound", roots[within[roots] == case]):
+                smaller = collapsed_engine(neurons, forest, case)
+                if smaller is not None:
+                    smaller.adopt(neurons, forest, waiting[within[forest["root"][waiting]] == case])
+                    engines[name], engine_of[within == case] = smaller, name
+
+    def persist(waiting: NDArray[np.int64]) -> None:
         """Work harder where the search has become long, once for each property."""
         roots = newly(LONG)
         tighten_boxes(run, roots[engine_of[roots] == "beta-crown"])
+        collapse_cases(newly(MEDIUM), waiting)
         if attacking:
             attack(run, newly(LONGER), run.config.descent, 0)
             attack(run, newly(LONGEST), run.config.descent)
