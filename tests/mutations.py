@@ -1157,7 +1157,7 @@ MUTATIONS = (
         "search/collapse.py",
         "mask[also.get(operand, torch.empty(0, dtype=torch.long))] = True",
         "mask[also.get(operand, torch.empty(0, dtype=torch.long))[:0]] = True",
-        ("test_collapse.py", "same"),
+        ("test_collapse.py", "asked_for"),
     ),
     Mutation(
         "splits of the original read as positions of the collapsed network",

@@ -79,6 +79,8 @@ def test_only_what_is_unstable_or_asked_for_is_left(name: str) -> None:
     own = {node: Interval(box.lower[:1], box.upper[:1]) for node, box in boxes.items()}
     ctx = of.context(of.roots.region.take(torch.tensor([0])), F64)
     left = kept(ctx, own, {}, frozenset())
+    asked = kept(ctx, own, {name: torch.tensor([0]) for name in own}, frozenset())
+    assert all(0 in index.tolist() for index in asked.values()) and len(asked) == len(of.plan.relaxed)
     for step in of.plan.relaxed:
         box = own[step.site.node.inputs[0]]
         unstable = step.relaxation.loose(
