@@ -6,8 +6,8 @@ A study names runs: a published recipe, what is changed of it, and seeds. Every 
 OUT/STUDY/RUN-SEED and `surebound evaluate` into its folder `verified`, with one thread each. It may name sparse
 networks besides: `surebound prune` or `graft` of runs it lists under `of`, into OUT/STUDY/RUN-NAME-SEED, and which
 network there is evaluated (`network`, such as "round-01"); how stable these are is read from their curves. Results go
-to a CSV file beside the study when all runs are done (`--table FILE` for another place), and a table with the mean
-and the standard deviation over seeds is printed.
+to a CSV file beside the study (`--table FILE` for another place) as they come; runs that have a row there are not run
+again. At the end a table with the mean and the standard deviation over seeds is printed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from surebound.rowfile import replace_file, table
+from surebound.rowfile import complete_rows, replace_file, table
 from surebound.training.recipe import read_toml
 
 SUMMARISED = ("attacked", "verified_ibp", "verified_crown", "verified", "unknown")
 MEASURED = ("clean", "pgd", *SUMMARISED)
 STABLE = ("unstable", "crown", "instability")
 """Columns of a curve: parts of the neurons that interval bounds and CROWN leave unstable, mean -lu."""
-COLUMNS = ("run", "recipe", "seed", *MEASURED, "seconds", *STABLE, "train_cpu_s", "verify_cpu_s")
+NAMES = ("run", "recipe", "seed")
+COLUMNS = (*NAMES, *MEASURED, "seconds", *STABLE, "train_cpu_s", "verify_cpu_s")
 KEYS = {"recipe", "seeds", "set", "evaluate"}
 SPARSE = {"command", "of", "network", "set", "evaluate"}
 """What a run may say; a dot in its name needs quotes, or TOML makes a table of what follows."""
@@ -112,27 +114,41 @@ def spent(command: list[str], log: Path) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def carry_out(trial: Trial, out: Path, data_dir: list[str]) -> dict[str, Any]:
-    """The row of a trial, from what is there or by doing what is missing."""
-    folder, log, clock = out / trial.name, out / f"{trial.name}.log", out / f"{trial.name}.seconds"
-    times = json.loads(clock.read_text()) if clock.exists() else {"train": 0.0, "verify": 0.0}
+def timed(trial: Trial, stage: str, out: Path, *arguments: str) -> None:
+    """Run a command for a trial and note its CPU time beside the trial's folder."""
+    times = times_of(trial, out)
+    times[stage] += spent([*COMMAND, *arguments, "--threads", "1", "--quiet"], out / f"{trial.name}.log")
+    replace_file(out / f"{trial.name}.seconds", json.dumps(times).encode())
 
-    def timed(stage: str, *arguments: str) -> None:
-        times[stage] += spent([*COMMAND, *arguments, "--threads", "1", "--quiet", *data_dir], log)
-        replace_file(clock, json.dumps(times).encode())
 
+def times_of(trial: Trial, out: Path) -> dict[str, float]:
+    """CPU seconds of a trial so far, by stage."""
+    clock = out / f"{trial.name}.seconds"
+    return json.loads(clock.read_text()) if clock.exists() else {"train": 0.0, "verify": 0.0}
+
+
+def made(trial: Trial, out: Path, data_dir: list[str]) -> Path:
+    """The folder of a trial's network, which is made if it is not there."""
+    folder = out / trial.name
     if not (folder / "summary.json").exists():
         own = (*trial.settings, *([] if trial.of else [f"seed={trial.seed}"]))
         settings = [word for setting in own for word in ("--set", setting)]
         what = [trial.recipe, str(out / trial.of)] if trial.of else ["train", "--recipe", trial.recipe]
-        timed("train", *what, *settings, "--out", str(folder))
+        timed(trial, "train", out, *what, *settings, "--out", str(folder), *data_dir)
+    return folder
+
+
+def carry_out(trial: Trial, out: Path, data_dir: list[str]) -> dict[str, Any]:
+    """The row of a trial, from what is there or by doing what is missing."""
+    folder = made(trial, out, data_dir)
     if not (folder / "verified" / "summary.json").exists():
         told = [word for key, value in trial.evaluate.items() for word in (f"--{key}", str(value))]
-        timed("verify", "evaluate", str(folder / trial.network), *told, "--out", str(folder / "verified"))
+        network, verified = str(folder / trial.network), str(folder / "verified")
+        timed(trial, "verify", out, "evaluate", network, *told, "--out", verified, *data_dir)
     row = {"run": trial.run, "recipe": trial.recipe, "seed": trial.seed, **measured(folder / "verified")}
     row |= stability(folder / "curve.csv", trial.network) if trial.of else dict.fromkeys(STABLE, "")
     print(f"{out.name} {trial.name}: " + ", ".join(f"{name} {row[name]:.1%}" for name in MEASURED), flush=True)
-    return row | {f"{stage}_cpu_s": round(seconds) for stage, seconds in times.items()}
+    return row | {f"{stage}_cpu_s": round(seconds) for stage, seconds in times_of(trial, out).items()}
 
 
 def stability(curve: Path, name: str) -> dict[str, Any]:
@@ -145,10 +161,33 @@ def stability(curve: Path, name: str) -> dict[str, Any]:
 def with_dense(rows: list[dict[str, Any]], wanted: list[Trial], out: Path) -> list[dict[str, Any]]:
     """The rows, those of trained networks with the stability that a curve begun with them tells."""
     curves = {trial.of: out / trial.name / "curve.csv" for trial in wanted if trial.of}
+    curves = {name: curve for name, curve in curves.items() if curve.exists()}
     names = [f"{row['run']}-{row['seed']}" for row in rows]
     return [
         row | stability(curves[name], "dense") if name in curves else row for name, row in zip(names, rows, strict=True)
     ]
+
+
+class Table:
+    """The file of results: the rows of trials that are done, in the study's order."""
+
+    def __init__(self, file: Path, wanted: list[Trial], out: Path) -> None:
+        self.file, self.wanted, self.out, self.lock = file, wanted, out, Lock()
+        self.rows: dict[str, dict[str, Any]] = {}
+        for row in complete_rows(file, COLUMNS) if file.exists() else []:
+            numbers = {name: float(value) if value else "" for name, value in row.items() if name not in NAMES}
+            self.rows[f"{row['run']}-{row['seed']}"] = {**row, **numbers, "seed": int(row["seed"])}
+
+    def put(self, trial: Trial, row: dict[str, Any]) -> None:
+        """A trial is done; the file is replaced at once."""
+        with self.lock:
+            self.rows[trial.name] = row
+            replace_file(self.file, table(COLUMNS, self.sorted()))
+
+    def sorted(self) -> list[dict[str, Any]]:
+        """All rows there are."""
+        done = [self.rows[trial.name] for trial in self.wanted if trial.name in self.rows]
+        return with_dense(done, self.wanted, self.out)
 
 
 def measured(folder: Path) -> dict[str, float]:
@@ -196,17 +235,20 @@ def main() -> None:
     out = args.out / args.study.stem
     out.mkdir(parents=True, exist_ok=True)
     data_dir = ["--data-dir", str(args.data_dir)] if args.data_dir else []
+    results = Table(args.table or args.study.with_suffix(".csv"), wanted, out)
+    missing = [trial for trial in wanted if trial.name not in results.rows]
+    needed = {trial.name for trial in missing} | {trial.of for trial in missing}
+
+    def work(trial: Trial) -> None:
+        if trial.name in results.rows:
+            made(trial, out, data_dir)
+        else:
+            results.put(trial, carry_out(trial, out, data_dir))
+
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = [  # sparse networks when the runs they are made of are there
-            row
-            for sparse in (False, True)
-            for row in pool.map(
-                lambda trial: carry_out(trial, out, data_dir), (t for t in wanted if bool(t.of) is sparse)
-            )
-        ]
-    rows = with_dense(rows, wanted, out)
-    replace_file(args.table or args.study.with_suffix(".csv"), table(COLUMNS, rows))
-    print(summary(rows))
+        for sparse in (False, True):  # sparse networks when the runs they are made of are there
+            list(pool.map(work, (trial for trial in wanted if bool(trial.of) is sparse and trial.name in needed)))
+    print(summary(results.sorted()))
 
 
 if __name__ == "__main__":

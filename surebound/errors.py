@@ -29,6 +29,10 @@ class InvalidGraph(SureboundError):
     exit_code = 1
 
 
+class InvalidProof(SureboundError):
+    """A proof that cannot be read, does not cover its region, or does not fit the network and the property."""
+
+
 class TraceMismatch(ModelError):
     """The imported graph and the original network disagree on some input."""
 

@@ -105,7 +105,7 @@ def test_what_would_cost_more_is_not_collapsed() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_search_makes_the_same_tree(seed: int, skip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that goes over to the collapsed instance after its first batch, against one that does not."""
-    monkeypatch.setattr("surebound.search.verify.FEW_DIMENSIONS", 0)
+    monkeypatch.setattr("surebound.search.stages.FEW_DIMENSIONS", 0)
     monkeypatch.setattr("surebound.search.collapse.CHEAPER", 1e9)
     batches: list[int] = []
     bound = CollapsedEngine.bound
@@ -121,7 +121,7 @@ def test_the_search_makes_the_same_tree(seed: int, skip: bool, monkeypatch: pyte
     least = problem_over(graph, box, 0.0).network(torch.cartesian_prod(axis, axis)).min() - 0.01
     found = []
     for medium in (1 << 40, 1):
-        monkeypatch.setattr("surebound.search.verify.MEDIUM", medium)
+        monkeypatch.setattr("surebound.search.stages.MEDIUM", medium)
         (outcome,) = verify(graph, [above(box, float(least))], VerifyConfig(timeout=30.0, dtype=F64, attack="none"))
         assert isinstance(outcome.verdict, Verified)
         (tree,) = outcome.verdict.trees

@@ -138,6 +138,12 @@ def test_a_study_leaves_a_table_and_does_nothing_twice(
     monkeypatch.setattr(study, "spent", never)
     study.main()
     assert capsys.readouterr().out in printed
+    lines = (tmp_path / "small.csv").read_text().splitlines()
+    (tmp_path / "small.csv").write_text("\n".join(line for line in lines if not line.startswith("plain-lines")) + "\n")
+    study.main()
+    assert (tmp_path / "small.csv").read_text().splitlines() == lines
+    assert capsys.readouterr().out.endswith(printed[printed.index("| run |") :])
+    (tmp_path / "small.csv").unlink()
     (tmp_path / "out" / "small" / "plain-1" / "verified" / "summary.json").unlink()
     with pytest.raises(AssertionError, match="evaluate"):  # the trained network is there
         study.main()

@@ -13,16 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.bounds.beta import Splits
 from surebound.bounds.crown import BY_WALK, boxes_of, caching_lines
 from surebound.bounds.walk import walk
 from surebound.linear.maps import Dense, merged
+from surebound.regions import Box
 from surebound.search.branching.scores import input_scores
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.mixing import best_weights, combined
-from surebound.search.neurons import cut_region
 from surebound.search.problem import Problem
 from surebound.search.tree import Forest
+
+CLIPS = 2
+"""Rounds of clipping a box for each atom."""
+
+MARGIN = 1 + 1e-9
+"""Distances that clipping leaves are this much larger, for the rounding of what they are computed from."""
 
 CACHED = 1 << 20
 """Coefficients per walk."""
@@ -52,6 +57,53 @@ def magnitude(found: Linear, weights: Tensor) -> Tensor:
     return (weights * ((found.a.abs() * reach).sum(2) + found.b.abs())).sum(1).double()
 
 
+class Kept:
+    """Boxes [., n] of sub-problems by slot, in float64; a slot has two users, the children of its sub-problem."""
+
+    def __init__(self, size: int) -> None:
+        self.lower, self.upper = torch.zeros(0, size, dtype=torch.float64), torch.zeros(0, size, dtype=torch.float64)
+        self.users: NDArray[np.int8] = np.zeros(0, np.int8)
+        self.unused: NDArray[np.int32] = np.empty(0, np.int32)
+
+    def store(self, lower: Tensor, upper: Tensor) -> NDArray[np.int32]:
+        """Keep the boxes of N sub-problems; their slots."""
+        if len(self.unused) < len(lower):
+            more, known = max(len(lower), len(self.users), 256), len(self.users)
+            self.unused = np.concatenate([self.unused, np.arange(known, known + more, dtype=np.int32)])
+            self.users = np.concatenate([self.users, np.zeros(more, np.int8)])
+            wider = torch.zeros(more, self.lower.shape[1], dtype=torch.float64)
+            self.lower, self.upper = torch.cat([self.lower, wider]), torch.cat([self.upper, wider])
+        slots, self.unused = self.unused[: len(lower)], self.unused[len(lower) :]
+        self.users[slots] = 2
+        self.lower[slots], self.upper[slots] = lower, upper
+        return slots
+
+    def release(self, slots: NDArray[np.int32]) -> None:
+        """One of a slot's two users is done with it; -1 is ignored."""
+        slots = slots[slots >= 0]
+        np.subtract.at(self.users, slots, 1)
+        done = np.unique(slots)
+        self.unused = np.concatenate([self.unused, done[self.users[done] == 0]])
+
+
+def clipped(found: Linear, real: Tensor) -> tuple[Tensor, Tensor]:
+    """The boxes [N, n] without what some atom's bound excludes.
+
+    A counterexample has  a x + b <= 0  for every atom. With the bound m <= 0 attained at a corner, no coordinate can be
+    further from that corner than -m / |a_i| (Clip-and-Verify, Zhou et al. 2025, eq. 4).
+    """
+    lower, upper = found.lower, found.upper
+    for atom in range(found.b.shape[1]):
+        for _ in range(CLIPS):
+            a, b = found.a[:, atom], found.b[:, atom]
+            least = torch.where(a > 0, a * lower, a * upper).sum(1) + b
+            reach = torch.where(real[:, atom] & (least <= 0), -least, torch.inf).unsqueeze(1) * MARGIN / a.abs()
+            reach = torch.where(torch.isnan(reach), torch.inf, reach)
+            upper = torch.where(a > 0, torch.minimum(upper, lower + reach), upper)
+            lower = torch.where(a < 0, torch.maximum(lower, upper - reach), lower)
+    return lower, upper
+
+
 class InputEngine:
     """CROWN with CROWN intermediates on sub-boxes."""
 
@@ -59,6 +111,7 @@ class InputEngine:
 
     def __init__(self, problem: Problem, forest: Forest) -> None:
         self.problem, self.forest = problem, forest
+        self.kept = Kept(problem.graph.input.numel)
 
     @property
     def batch(self) -> int:
@@ -66,45 +119,53 @@ class InputEngine:
         widest = max((step.site.node.numel for step in self.problem.plan.relaxed), default=1)
         return int(min(2048, max(32, CACHED // (2 * widest * self.problem.widest))))
 
-    def linear(self, splits: Splits, root: Tensor, dtype: torch.dtype) -> Linear:
-        """Linear lower bounds of every atom over the sub-boxes."""
-        problem = self.problem
-        region = problem.roots.region.to(dtype).take(problem.roots.within[root])
-        region = cut_region(region, splits.to(dtype), problem.input)
-        ctx = problem.context(region, dtype)
+    def boxes(self, rows: NDArray[np.int64], root: Tensor) -> tuple[Tensor, Tensor]:
+        """The boxes [N, n] of sub-problems: their parents', cut by their own split."""
+        region = self.problem.roots.region.take(self.problem.roots.within[root])
+        assert isinstance(region, Box)
+        lower, upper = merged(region.lower, 1).clone(), merged(region.upper, 1).clone()
+        slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
+        known = (slots >= 0).nonzero().squeeze(1)
+        lower[known], upper[known] = self.kept.lower[slots[known]], self.kept.upper[slots[known]]
+        at = torch.from_numpy(self.forest["index"][rows].astype(np.int64))
+        threshold, sign = torch.from_numpy(self.forest["threshold"][rows]), torch.from_numpy(self.forest["sign"][rows])
+        one = torch.arange(len(rows))
+        lower[one, at] = torch.where(sign > 0, torch.maximum(lower[one, at], threshold), lower[one, at])
+        upper[one, at] = torch.where(sign < 0, torch.minimum(upper[one, at], threshold), upper[one, at])
+        return lower, upper
+
+    def linear(self, lower: Tensor, upper: Tensor, root: Tensor) -> Linear:
+        """Linear lower bounds of every atom over boxes [N, n]."""
+        problem, shape = self.problem, (-1, *self.problem.graph.input.shape)
+        ctx = problem.context(Box(lower.reshape(shape), upper.reshape(shape)), lower.dtype)
         boxes = boxes_of(ctx, {}, (BY_WALK,))
-        rows = Dense(problem.spec(root, dtype))
+        rows = Dense(problem.spec(root, lower.dtype))
         walked = walk(ctx.plan, ctx.values, problem.output, rows, caching_lines(ctx, boxes))
-        constant = walked.constant - problem.roots.threshold[root].to(dtype)
-        a = merged(walked.roots[problem.input].dense(), 2)
-        return Linear(a, constant, merged(region.lower, 1), merged(region.upper, 1))
+        constant = walked.constant - problem.roots.threshold[root].to(lower.dtype)
+        return Linear(merged(walked.roots[problem.input].dense(), 2), constant, lower, upper)
 
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
         with torch.no_grad():
             root = torch.from_numpy(self.forest["root"][rows].astype(np.int64))
-            splits = self.forest.paths(rows)
-            found = self.linear(splits, root, self.problem.dtype)
+            found = self.linear(*self.boxes(rows, root), root)
             real = self.problem.roots.real[root]
             weights = self.weights(found, real)
-            value, point = combined(weights, found.a, found.b, found.lower, found.upper)
-            lower = value.double()
-            likely = (lower > -ROUNDING * magnitude(found, weights)).nonzero().squeeze(1)
-            if len(likely):
-                exact = self.linear(splits.at(likely), root[likely], torch.float64)
-                lower[likely] = combined(weights[likely].double(), *exact.parts)[0]
-            proven = np.zeros(len(rows), bool)
-            proven[likely.numpy()] = confirmed(lower[likely])
+            lower, point = combined(weights, *found.parts)
+            proven = confirmed(lower)
             sensitivity = (weights.unsqueeze(2) * found.a.abs()).sum(1)
-            score, index = input_scores(found.lower, found.upper, sensitivity).max(1)
-            middle = ((found.lower + found.upper) / 2).gather(1, index.unsqueeze(1)).squeeze(1)
+            least, most = clipped(found, real)
+            score, index = input_scores(least, most, sensitivity).max(1)
+            middle = ((least + most) / 2).gather(1, index.unsqueeze(1)).squeeze(1)
         choice = Choice(
             np.full(len(rows), self.forest.names.index(self.problem.input), np.int16),
             index.numpy().astype(np.int32),
-            middle.double().numpy(),
+            middle.numpy(),
             torch.isfinite(score).numpy(),
         )
+        slot, left = np.full(len(rows), -1, np.int32), torch.from_numpy(~proven)
+        slot[~proven] = self.kept.store(least[left], most[left])
         points = point.reshape(len(rows), *self.problem.graph.input.shape)
-        return Bounded(lower.numpy(), proven, points, choice, np.full(len(rows), -1, np.int32))
+        return Bounded(lower.numpy(), proven, points, choice, slot)
 
     def weights(self, found: Linear, real: Tensor) -> Tensor:
         """Weights of the atoms: 1 where there is one, else the best combination.
@@ -119,4 +180,4 @@ class InputEngine:
         return best_weights(*found.parts, scale, real)
 
     def release(self, slots: NDArray[np.int32]) -> None:
-        """Nothing is kept."""
+        self.kept.release(slots)

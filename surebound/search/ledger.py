@@ -47,9 +47,10 @@ class Ledger:
         closed = np.bincount(self.prop_of, self.open_count > 0, len(self.verdicts)) == 0
         return closed | np.array([verdict is not None for verdict in self.verdicts], bool)
 
-    def open_roots(self, roots: NDArray[np.int64]) -> None:
-        """A search starts: each root is one open sub-problem."""
-        self.open_count[roots] = 1
+    def open_rows(self, roots: NDArray[np.int64]) -> None:
+        """A search starts: the open sub-problems are of these roots."""
+        found, counts = np.unique(roots, return_counts=True)
+        self.open_count[found] = counts
 
     def close(self, roots: NDArray[np.int64], lower: NDArray[np.float64]) -> None:
         """Sub-problems proven, with their float64 margins."""

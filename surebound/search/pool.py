@@ -44,10 +44,11 @@ class Pool:
     try_points: TryPoints | None
     persist: Callable[[NDArray[np.int64]], None]
 
-    def run(self, roots: NDArray[np.int64], report: Callable[[int, float], None]) -> None:
-        """Branch and bound over `roots` until nothing is waiting; report(open, worst bound) after each batch."""
-        waiting = self.forest.append(parent=np.full(len(roots), -1, np.int64), root=roots, slot=-1, lower=-np.inf)
-        self.ledger.open_roots(roots)
+    def run(self, waiting: NDArray[np.int64], report: Callable[[int, float], None]) -> None:
+        """Branch and bound from some rows of the forest until nothing is waiting; they are all that is open of their
+        roots. report(open, worst bound) after each batch.
+        """
+        self.ledger.open_rows(self.forest["root"][waiting])
         while True:
             self.persist(waiting)
             waiting = self.drop_decided(waiting)
@@ -95,34 +96,43 @@ class Pool:
             priority = found.lower.copy()
             if self.try_points is not None and len(unproven):
                 priority[unproven] = self.try_points(roots[unproven], found.points[unproven])
-            stuck = unproven[~found.choice.possible[unproven]]
+            planted = self.forest.children(batch)
+            stuck = unproven[~found.choice.possible[unproven] & (planted[unproven] < 0)]
             self.ledger.end(roots[stuck], Unknown("a sub-problem cannot be split any further"))
             alive = ~found.proven & self.ledger.undecided(roots)
             dead = found.slot[~found.proven & ~alive]
             engine.release(np.concatenate([dead, dead]))
-            return self.split(batch, found, alive, priority)
+            self.ledger.split(roots[alive])
+            known, new = np.flatnonzero(alive & (planted >= 0)), np.flatnonzero(alive & (planted < 0))
+            children = [(planted[known, None] + np.arange(2)).ravel(), self.split(batch, found, new)]
+            for rows, parents in zip(children, (known, new), strict=True):
+                self.wait(rows, found.lower[parents], priority[parents], found.slot[parents])
+            return np.concatenate(children)
 
-    def split(
-        self, batch: NDArray[np.int64], found: Bounded, alive: NDArray[np.bool_], priority: NDArray[np.float64]
-    ) -> NDArray[np.int64]:
-        """Two children for each sub-problem alive.
-
-        They wait with their parent's bound and its point's distance from a violation.
-        """
-        if not alive.any():
+    def split(self, batch: NDArray[np.int64], found: Bounded, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Two children for each of some sub-problems of a batch."""
+        if not len(at):
             return np.empty(0, np.int64)
-        parents = batch[alive].repeat(2)
-        lower = found.lower[alive].repeat(2)
-        self.ledger.split(self.forest["root"][batch[alive]])
+        parents = batch[at].repeat(2)
         return self.forest.append(
             parent=parents,
             root=self.forest["root"][parents],
-            node=found.choice.node[alive].repeat(2),
-            index=found.choice.index[alive].repeat(2),
-            threshold=found.choice.threshold[alive].repeat(2),
-            sign=np.tile(np.array([-1, 1], np.int8), int(alive.sum())),
+            node=found.choice.node[at].repeat(2),
+            index=found.choice.index[at].repeat(2),
+            threshold=found.choice.threshold[at].repeat(2),
+            sign=np.tile(np.array([-1, 1], np.int8), len(at)),
             depth=self.forest["depth"][parents] + 1,
-            slot=found.slot[alive].repeat(2),
-            lower=np.where(np.isfinite(lower), lower, -np.inf),
-            priority=np.nan_to_num(priority[alive], nan=-np.inf).repeat(2),
         )
+
+    def wait(
+        self,
+        rows: NDArray[np.int64],
+        lower: NDArray[np.float64],
+        priority: NDArray[np.float64],
+        slot: NDArray[np.int32],
+    ) -> None:
+        """Pairs of children wait with their parent's bound, its point's distance from a violation, and its slot."""
+        columns = self.forest.columns
+        columns["lower"][rows] = np.where(np.isfinite(lower), lower, -np.inf).repeat(2)
+        columns["priority"][rows] = np.nan_to_num(priority, nan=-np.inf).repeat(2)
+        columns["slot"][rows] = slot.repeat(2)

@@ -21,6 +21,9 @@ from surebound.search.ledger import Ledger
 from surebound.search.run import Run
 from surebound.search.verdict import Unknown
 
+TIGHTENED = "alpha-crown, float64"
+"""How tightened boxes are called."""
+
 AT_ONCE = 32
 """Cases whose root boxes are computed in one pass."""
 
@@ -72,11 +75,12 @@ def bound_roots(run: Run) -> Tensor:
 
 
 def tighten_boxes(run: Run, roots: NDArray[np.int64]) -> None:
-    """Tighten the boxes of the cases of some roots by alpha-CROWN, in float64.
+    """Tighten the boxes of the cases of some roots by alpha-CROWN, in float64, unless they have been already.
 
     Where time or memory does not suffice, they stay as they are.
     """
     of, within = run.problem, run.problem.roots.within
+    roots = roots[[run.boxes.methods[case] != TIGHTENED for case in within[torch.from_numpy(roots)].tolist()]]
     if not len(roots):
         return
     for cases in within[torch.from_numpy(roots)].unique().split(AT_ONCE):
@@ -89,7 +93,7 @@ def tighten_boxes(run: Run, roots: NDArray[np.int64]) -> None:
                 boxes = boxes_of(ctx, known, (Tighten(AlphaCrown(STEPS).tighten, held),))
             except (OutOfTime, OutOfMemory):
                 continue
-            run.boxes.put(cases, {name: boxes[name] for name in of.plan.operands}, "alpha-crown, float64")
+            run.boxes.put(cases, {name: boxes[name] for name in of.plan.operands}, TIGHTENED)
 
 
 def gaps(run: Run, atoms: Tensor) -> Tensor:

@@ -35,9 +35,9 @@ class Tree:
     """The proof tree of one disjunct: rows in the order they were made, row 0 the root.
 
     Row i > 0 restricts its parent by sign[i] (z - threshold[i]) >= 0 for the value z of node names[node[i]]
-    at flat position index[i]; the two children of a row share the threshold, so they cover it. `lower[i]` is
-    the float64 lower bound that closes leaf i (-inf where it was split). root_bound: how the root's
-    intermediate boxes were obtained.
+    at flat position index[i]; the two children of a row stand next to each other, sign -1 first, and share the
+    threshold, so they cover it. `lower[i]` is the float64 lower bound that closes leaf i (-inf where it was split).
+    root_bound: how the root's intermediate boxes were obtained.
     """
 
     names: tuple[str, ...]
@@ -58,6 +58,12 @@ class Tree:
         return np.setdiff1d(np.arange(len(self.parent)), self.parent[self.parent >= 0])
 
 
+def single(names: tuple[str, ...], root_bound: str, margin: float) -> Tree:
+    """The tree of a root whose own bound closes it."""
+    node, index, sign = np.zeros(1, np.int16), np.zeros(1, np.int32), np.zeros(1, np.int8)
+    return Tree(names, np.full(1, -1), node, index, np.zeros(1), sign, np.full(1, margin), root_bound)
+
+
 class Paths(Protocol):
     """Sub-problems as an engine reads them."""
 
@@ -73,13 +79,17 @@ class Paths(Protocol):
 
 
 class Forest:
-    """Append-only columns for all sub-problems of a search."""
+    """Append-only columns for all sub-problems of a search.
+
+    planted: where rows of a known tree were split, the first of the two children that are there already.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.size = 0
         self.columns = {name: np.empty(1024, dtype) for name, dtype in COLUMNS.items()}
         self.ordered = (np.empty(0, np.int64), np.zeros(1, np.int64))
+        self.planted: dict[int, int] = {}
 
     def __getitem__(self, column: str) -> NDArray[Any]:
         return self.columns[column][: self.size]
@@ -94,6 +104,24 @@ class Forest:
             column[rows] = values.get(name, 0)
         self.size += count
         return np.arange(rows.start, rows.stop)
+
+    def plant(self, root: int, tree: Tree) -> NDArray[np.int64]:
+        """Add a tree, to be searched again: the row [1] of its root."""
+        number = np.array([self.names.index(name) for name in tree.names], np.int16)
+        first, depth = self.size, np.zeros(len(tree.parent), np.int32)
+        for child in range(1, len(depth), 2):  # parents come first
+            depth[child : child + 2] = depth[tree.parent[child]] + 1
+            self.planted[first + int(tree.parent[child])] = first + child
+        parent = np.where(tree.parent >= 0, tree.parent + first, -1)
+        split = {name: getattr(tree, name) for name in ("index", "threshold", "sign")}
+        rows = self.append(
+            parent=parent, root=root, node=number[tree.node], depth=depth, slot=-1, lower=-np.inf, **split
+        )
+        return rows[:1]
+
+    def children(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """By row: the first of its planted children, or -1."""
+        return np.array([self.planted.get(row, -1) for row in rows.tolist()], np.int64)
 
     def paths(self, rows: NDArray[np.int64]) -> Splits:
         """The splits on the way from each row to its root, deepest first, padded with sign 0."""
@@ -135,9 +163,11 @@ class Forest:
         nodes, index = self["node"][rows], self["index"][rows].astype(np.int64)
         return {self.names[node]: index[nodes == node] for node in np.unique(nodes)}
 
-    def tree(self, root: int, root_bound: str) -> Tree:
-        """The tree of one root, renumbered."""
+    def tree(self, root: int, root_bound: str, margin: float = -np.inf) -> Tree:
+        """The tree of one root, renumbered; margin: what closed a root that was never searched."""
         rows = self.rows(root)
+        if not len(rows):
+            return single(self.names, root_bound, margin)
         parents = self["parent"][rows]
         return Tree(
             self.names,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from surebound.bounds.memory import Memory
@@ -22,38 +21,20 @@ from surebound.graph.ir import Graph
 from surebound.graph.module_original import ModuleOriginal
 from surebound.graph.prepare import prepare
 from surebound.graph.torch_frontend.compare import compare_again
-from surebound.linear.maps import merged
 from surebound.properties import Property, check_fits
-from surebound.regions import Box
-from surebound.search.attack import QUICK, attack, try_points
-from surebound.search.collapse import can_collapse
-from surebound.search.collapsed import collapsed_engine
-from surebound.search.engine import Engine
-from surebound.search.inputs import InputEngine
+from surebound.search.attack import QUICK, attack
 from surebound.search.ledger import Ledger
-from surebound.search.neurons import NeuronEngine
-from surebound.search.pool import Pool
-from surebound.search.problem import Problem, problem
-from surebound.search.root_bounds import bound_roots, gaps, tighten_boxes
+from surebound.search.problem import problem
+from surebound.search.root_bounds import bound_roots
 from surebound.search.root_boxes import RootBoxes
 from surebound.search.roots import roots_of
 from surebound.search.run import Run, VerifyConfig
+from surebound.search.stages import Search
 from surebound.search.tree import Forest
 from surebound.search.verdict import Outcome, Unknown, Verdict, Verified
 
-FEW_DIMENSIONS = 10
-"""Boxes with at most this many non-degenerate dimensions are split on the input."""
-
-REFRESH = 300
-"""Networks with at most this many neurons get new intermediate boxes in every sub-problem."""
-
 LARGE = 10_000
 """Networks with more neurons are attacked before they are bounded."""
-
-LONG, MEDIUM, LONGER, LONGEST = 0, 32, 512, 4096
-"""From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, the attack is made,
-and made again from many points.
-"""
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,12 @@ def verdict_of(run: Run, forest: Forest, prop: int) -> Verdict:
     margin = float(ledger.margin[roots].min())
     if ledger.refuted(prop) and np.isfinite(margin) and margin > 0:
         within = run.problem.roots.within.numpy()
-        return Verified(margin, tuple(forest.tree(int(root), run.boxes.methods[within[root]]) for root in roots))
+        return Verified(
+            margin,
+            tuple(
+                forest.tree(int(root), run.boxes.methods[within[root]], float(ledger.margin[root])) for root in roots
+            ),
+        )
     return Unknown("the search ended without a proof or a witness")
 
 
@@ -154,57 +140,6 @@ def decide(
         attack(run, ledger.roots_open(), QUICK)
     roots = ledger.roots_open()
     report(len(roots), float("nan"))
-    if not len(roots):
-        return
-    refreshes = of.neurons <= REFRESH
-    neurons = NeuronEngine(of, forest, run.boxes, gaps(run, atoms), run.config.steps, run.config.rates, refreshes)
-    engines: dict[str, Engine] = {
-        "input-split": InputEngine(of, forest),
-        "beta-crown": neurons,
-    }
-    engine_of = np.where(few_dimensions(of), "input-split", "beta-crown").astype(object)
-    collapsible = can_collapse(of.plan)
-    count = np.bincount(ledger.prop_of, minlength=len(run.properties))
-    passed = {limit: np.zeros(len(count), bool) for limit in (LONG, MEDIUM, LONGER, LONGEST)}
-
-    def newly(limit: int) -> NDArray[np.int64]:
-        """Open roots of properties that have passed a limit since this was asked last."""
-        due = ~passed[limit] & (ledger.nodes >= limit + 2 * count)
-        if not due.any():
-            return np.empty(0, np.int64)
-        passed[limit] |= due
-        roots = ledger.roots_open()
-        return roots[due[ledger.prop_of[roots]]]
-
-    within = of.roots.within.numpy()
-
-    def collapse_cases(roots: NDArray[np.int64], waiting: NDArray[np.int64]) -> None:
-        """Give the cases of some roots an engine of their own."""
-        for case in np.unique(within[roots[engine_of[roots] == "beta-crown"]]).tolist() if collapsible else []:
-            name = f"beta-crown, case {case}"
-            with torch.no_grad(), run.ledger.charge("bound", roots[within[roots] == case]):
-                smaller = collapsed_engine(neurons, forest, case)
-                if smaller is not None:
-                    smaller.adopt(neurons, forest, waiting[within[forest["root"][waiting]] == case])
-                    engines[name], engine_of[within == case] = smaller, name
-
-    def persist(waiting: NDArray[np.int64]) -> None:
-        """Work harder where the search has become long, once for each property."""
-        roots = newly(LONG)
-        tighten_boxes(run, roots[engine_of[roots] == "beta-crown"])
-        collapse_cases(newly(MEDIUM), waiting)
-        if attacking:
-            attack(run, newly(LONGER), run.config.descent, 0)
-            attack(run, newly(LONGEST), run.config.descent)
-
-    try_on_network = (lambda r, x: try_points(run, r, x)) if attacking else None
-    Pool(of, forest, engines, engine_of, ledger, try_on_network, persist).run(roots, report)
-
-
-def few_dimensions(of: Problem) -> NDArray[np.bool_]:
-    """By root: a box with few dimensions that have any width."""
-    region = of.roots.region
-    if not isinstance(region, Box):
-        return np.zeros(of.roots.count, bool)
-    moving = merged(region.upper > region.lower, 1).sum(1)
-    return (moving <= FEW_DIMENSIONS)[of.roots.within].numpy()
+    if len(roots):
+        waiting = forest.append(parent=np.full(len(roots), -1, np.int64), root=roots, slot=-1, lower=-np.inf)
+        Search(run, forest, atoms).go(waiting, report)

@@ -1,0 +1,106 @@
+"""A search from its roots on: which engine bounds what, and what is done besides when it gets long.
+
+Choices depend on counts and bounds, never on the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surebound.linear.maps import merged
+from surebound.regions import Box
+from surebound.search.attack import attack, try_points
+from surebound.search.collapse import can_collapse
+from surebound.search.collapsed import collapsed_engine
+from surebound.search.engine import Engine
+from surebound.search.inputs import InputEngine
+from surebound.search.neurons import NeuronEngine
+from surebound.search.pool import Pool
+from surebound.search.problem import Problem
+from surebound.search.root_bounds import gaps, tighten_boxes
+from surebound.search.run import Run
+from surebound.search.tree import Forest
+
+FEW_DIMENSIONS = 10
+"""Boxes with at most this many non-degenerate dimensions are split on the input."""
+
+REFRESH = 300
+"""Networks with at most this many neurons get new intermediate boxes in every sub-problem."""
+
+LONG, MEDIUM, LONGER, LONGEST = 0, 32, 512, 4096
+"""From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, the attack is made,
+and made again from many points.
+"""
+
+
+class Search:
+    """The search of a run: engines by name, and by root which of them bounds its sub-problems.
+
+    atoms [R, S]: CROWN's bounds at the roots.
+    """
+
+    def __init__(self, run: Run, forest: Forest, atoms: Tensor) -> None:
+        of, config = run.problem, run.config
+        self.run, self.forest = run, forest
+        self.neurons = NeuronEngine(
+            of, forest, run.boxes, gaps(run, atoms), config.steps, config.rates, of.neurons <= REFRESH
+        )
+        self.engines: dict[str, Engine] = {InputEngine.name: InputEngine(of, forest), NeuronEngine.name: self.neurons}
+        self.engine_of = np.where(few_dimensions(of), InputEngine.name, NeuronEngine.name).astype(object)
+        self.within = of.roots.within.numpy()
+        self.roots_of = np.bincount(run.ledger.prop_of, minlength=len(run.properties))
+        self.passed = {limit: np.zeros(len(run.properties), bool) for limit in (LONG, MEDIUM, LONGER, LONGEST)}
+
+    def go(self, waiting: NDArray[np.int64], report: Callable[[int, float], None]) -> None:
+        """Branch and bound from some rows of the forest, all that is open of their roots."""
+        attacking = self.run.config.attack == "pgd"
+        try_on_network = (lambda roots, x: try_points(self.run, roots, x)) if attacking else None
+        pool = Pool(
+            self.run.problem, self.forest, self.engines, self.engine_of, self.run.ledger, try_on_network, self.persist
+        )
+        pool.run(waiting, report)
+
+    def persist(self, waiting: NDArray[np.int64]) -> None:
+        """Work harder where the search has become long, once for each property."""
+        roots = self.newly(LONG)
+        tighten_boxes(self.run, roots[self.engine_of[roots] == NeuronEngine.name])
+        self.collapse_cases(self.newly(MEDIUM), waiting)
+        if self.run.config.attack == "pgd":
+            attack(self.run, self.newly(LONGER), self.run.config.descent, 0)
+            attack(self.run, self.newly(LONGEST), self.run.config.descent)
+
+    def newly(self, limit: int) -> NDArray[np.int64]:
+        """Open roots of properties that have passed a limit since this was asked last."""
+        ledger = self.run.ledger
+        due = ~self.passed[limit] & (ledger.nodes >= limit + 2 * self.roots_of)
+        if not due.any():
+            return np.empty(0, np.int64)
+        self.passed[limit] |= due
+        roots = ledger.roots_open()
+        return roots[due[ledger.prop_of[roots]]]
+
+    def collapse_cases(self, roots: NDArray[np.int64], waiting: NDArray[np.int64]) -> None:
+        """Give the cases of some roots engines of their own, where these are cheaper."""
+        roots = roots[self.engine_of[roots] == NeuronEngine.name]
+        for case in np.unique(self.within[roots]).tolist() if can_collapse(self.run.problem.plan) else []:
+            with torch.no_grad(), self.run.ledger.charge("bound", roots[self.within[roots] == case]):
+                smaller = collapsed_engine(self.neurons, self.forest, case)
+                if smaller is None:
+                    continue
+                smaller.adopt(self.neurons, self.forest, waiting[self.within[self.forest["root"][waiting]] == case])
+                name = f"{smaller.name}, case {case}"
+                self.engines[name], self.engine_of[self.within == case] = smaller, name
+
+
+def few_dimensions(of: Problem) -> NDArray[np.bool_]:
+    """By root: a box with few dimensions that have any width."""
+    region = of.roots.region
+    if not isinstance(region, Box):
+        return np.zeros(of.roots.count, bool)
+    moving = merged(region.upper > region.lower, 1).sum(1)
+    return (moving <= FEW_DIMENSIONS)[of.roots.within].numpy()
