@@ -106,6 +106,7 @@ def test_what_would_cost_more_is_not_collapsed() -> None:
 def test_the_search_makes_the_same_tree(seed: int, skip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that goes over to the collapsed instance after its first batch, against one that does not."""
     monkeypatch.setattr("surebound.search.stages.FEW_DIMENSIONS", 0)
+    monkeypatch.setattr("surebound.search.stages.CLIPPED", 0)
     monkeypatch.setattr("surebound.search.collapse.CHEAPER", 1e9)
     batches: list[int] = []
     bound = CollapsedEngine.bound

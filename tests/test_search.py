@@ -28,8 +28,7 @@ from surebound.ops.record import Interval
 from surebound.properties import Case, Disjunct, Property, robust
 from surebound.regions import Box, LpBall
 from surebound.search.branching.scores import neuron_scores
-from surebound.search.inputs import combined
-from surebound.search.mixing import best_weights
+from surebound.search.mixing import best_weights, combined
 from surebound.search.root_boxes import RootBoxes
 from surebound.search.run import VerifyConfig
 from surebound.search.tree import Forest, Tree
@@ -79,12 +78,15 @@ def dense_minimum(graph: Graph, low: Tensor, high: Tensor, disjunct: Disjunct, c
 
 CONFIG = VerifyConfig(timeout=20.0, dtype=F64)
 
-HOW = ("inputs", "neurons", "collapsed")
+HOW = ("inputs", "neurons", "clipped", "collapsed")
 
 
 def search_by(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Split inputs or neurons; collapsed: on the collapsed instance from the second batch on, whatever it costs."""
+    """Split inputs or neurons; clipped: with clipped inputs; collapsed: on the collapsed instance from the second batch
+    on, whatever it costs.
+    """
     monkeypatch.setattr("surebound.search.stages.FEW_DIMENSIONS", 10 if how == "inputs" else 0)
+    monkeypatch.setattr("surebound.search.stages.CLIPPED", 64 if how == "clipped" else 0)
     monkeypatch.setattr("surebound.search.stages.MEDIUM", 1 if how == "collapsed" else 1 << 40)
     monkeypatch.setattr("surebound.search.collapse.CHEAPER", 1e9)
 
@@ -219,7 +221,7 @@ def test_proof_trees_cover_the_region(how: str, monkeypatch: pytest.MonkeyPatch)
             least = float(
                 slack[inside].min()
             )  # boxes of inputs are clipped: there only what is left has the leaf's bound
-            assert least > 0 and (how == "inputs" or float(tree.lower[leaf]) <= least + 1e-9)
+            assert least > 0 and (how in ("inputs", "clipped") or float(tree.lower[leaf]) <= least + 1e-9)
     assert covered.all()
 
 

@@ -59,7 +59,7 @@ class CollapsedEngine:
         view = SmallForest(forest, self.collapsed)
         gaps = 1 / engine.scale
         self.inner = NeuronEngine(
-            self.collapsed.problem, view, small, gaps, engine.steps, engine.rates, engine.refreshes
+            self.collapsed.problem, view, small, gaps, engine.steps, engine.rates, engine.refreshes, False
         )
         self.positions = {forest.names.index(name): at.numpy() for name, at in self.collapsed.positions.items()}
 

@@ -6,8 +6,6 @@ most. Nothing is carried from parent to child.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,43 +16,14 @@ from surebound.bounds.walk import walk
 from surebound.linear.maps import Dense, merged
 from surebound.regions import Box
 from surebound.search.branching.scores import input_scores
+from surebound.search.clipping import Linear, clipped
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.mixing import best_weights, combined
 from surebound.search.problem import Problem
 from surebound.search.tree import Forest
 
-CLIPS = 2
-"""Rounds of clipping a box for each atom."""
-
-MARGIN = 1 + 1e-9
-"""Distances that clipping leaves are this much larger, for the rounding of what they are computed from."""
-
 CACHED = 1 << 20
 """Coefficients per walk."""
-
-ROUNDING = 1e-5
-"""Bounds this close to 0, relative to the numbers they are the sum of, are computed again in float64."""
-
-
-@dataclass(frozen=True)
-class Linear:
-    """a x + b [N, K] below the atoms of a conjunction, on boxes lower, upper [N, n]; a [N, K, n]."""
-
-    a: Tensor
-    b: Tensor
-    lower: Tensor
-    upper: Tensor
-
-    @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(a, b, lower, upper)."""
-        return self.a, self.b, self.lower, self.upper
-
-
-def magnitude(found: Linear, weights: Tensor) -> Tensor:
-    """Size of the terms that cancel in the combined bounds, [N]."""
-    reach = torch.maximum(found.lower.abs(), found.upper.abs()).unsqueeze(1)
-    return (weights * ((found.a.abs() * reach).sum(2) + found.b.abs())).sum(1).double()
 
 
 class Kept:
@@ -86,24 +55,6 @@ class Kept:
         self.unused = np.concatenate([self.unused, done[self.users[done] == 0]])
 
 
-def clipped(found: Linear, real: Tensor) -> tuple[Tensor, Tensor]:
-    """The boxes [N, n] without what some atom's bound excludes.
-
-    A counterexample has  a x + b <= 0  for every atom. With the bound m <= 0 attained at a corner, no coordinate can be
-    further from that corner than -m / |a_i| (Clip-and-Verify, Zhou et al. 2025, eq. 4).
-    """
-    lower, upper = found.lower, found.upper
-    for atom in range(found.b.shape[1]):
-        for _ in range(CLIPS):
-            a, b = found.a[:, atom], found.b[:, atom]
-            least = torch.where(a > 0, a * lower, a * upper).sum(1) + b
-            reach = torch.where(real[:, atom] & (least <= 0), -least, torch.inf).unsqueeze(1) * MARGIN / a.abs()
-            reach = torch.where(torch.isnan(reach), torch.inf, reach)
-            upper = torch.where(a > 0, torch.minimum(upper, lower + reach), upper)
-            lower = torch.where(a < 0, torch.maximum(lower, upper - reach), lower)
-    return lower, upper
-
-
 class InputEngine:
     """CROWN with CROWN intermediates on sub-boxes."""
 
@@ -119,8 +70,10 @@ class InputEngine:
         widest = max((step.site.node.numel for step in self.problem.plan.relaxed), default=1)
         return int(min(2048, max(32, CACHED // (2 * widest * self.problem.widest))))
 
-    def boxes(self, rows: NDArray[np.int64], root: Tensor) -> tuple[Tensor, Tensor]:
-        """The boxes [N, n] of sub-problems: their parents', cut by their own split."""
+    def boxes(self, rows: NDArray[np.int64], root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The boxes [N, n] of sub-problems: their parents', cut by their own split, and by how much that leaves nothing
+        [N], which is so when the split of a planted tree lies outside of a clipped box; some box is given then.
+        """
         region = self.problem.roots.region.take(self.problem.roots.within[root])
         assert isinstance(region, Box)
         lower, upper = merged(region.lower, 1).clone(), merged(region.upper, 1).clone()
@@ -132,7 +85,7 @@ class InputEngine:
         one = torch.arange(len(rows))
         lower[one, at] = torch.where(sign > 0, torch.maximum(lower[one, at], threshold), lower[one, at])
         upper[one, at] = torch.where(sign < 0, torch.minimum(upper[one, at], threshold), upper[one, at])
-        return lower, upper
+        return torch.minimum(lower, upper), torch.maximum(lower, upper), (lower - upper).amax(1)
 
     def linear(self, lower: Tensor, upper: Tensor, root: Tensor) -> Linear:
         """Linear lower bounds of every atom over boxes [N, n]."""
@@ -147,13 +100,16 @@ class InputEngine:
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
         with torch.no_grad():
             root = torch.from_numpy(self.forest["root"][rows].astype(np.int64))
-            found = self.linear(*self.boxes(rows, root), root)
+            start, end, empty = self.boxes(rows, root)
+            found = self.linear(start, end, root)
             real = self.problem.roots.real[root]
             weights = self.weights(found, real)
             lower, point = combined(weights, *found.parts)
-            proven = confirmed(lower)
             sensitivity = (weights.unsqueeze(2) * found.a.abs()).sum(1)
-            least, most = clipped(found, real)
+            least, most, unmet = clipped(found, real)
+            empty = torch.maximum(empty, unmet)
+            lower = torch.where((empty > 0) & ~(lower > 0), empty, lower)
+            proven = confirmed(lower)
             score, index = input_scores(least, most, sensitivity).max(1)
             middle = ((least + most) / 2).gather(1, index.unsqueeze(1)).squeeze(1)
         choice = Choice(

@@ -15,7 +15,7 @@ from surebound.linear.maps import merged
 
 
 class Multipliers:
-    """Free values and betas by slot.
+    """Free values, betas and boxes of inputs by slot.
 
     Free values are kept only for the neurons unstable at the root of their case (positions `unstable`
     [C, U] per relaxed node, padded with 0) and in half precision: any value in [0, 1] is sound.
@@ -25,6 +25,7 @@ class Multipliers:
         self.unstable = dict(unstable)
         self.free: dict[str, Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.boxes = torch.zeros(0, 2, 0, dtype=torch.float64)
         self.beta = torch.zeros(0, 1, 0)
         self.logits = torch.zeros(0, 1)
         self.unused: NDArray[np.int32] = np.empty(0, np.int32)
@@ -42,10 +43,17 @@ class Multipliers:
         self.users[slots] = 2
         return slots
 
-    def store(self, case: Tensor, free: Free, beta: Tensor, logits: Tensor) -> NDArray[np.int32]:
-        """Keep the values of N sub-problems; free [K, N, S, *shape], beta [N, S, D], logits [N, K]."""
+    def store(
+        self, case: Tensor, free: Free, beta: Tensor, logits: Tensor, boxes: Tensor | None = None
+    ) -> NDArray[np.int32]:
+        """Keep the values of N sub-problems; free [K, N, S, *shape], beta [N, S, D], logits [N, K], and boxes of their
+        inputs [N, 2, n] where these are not their case's.
+        """
         slots = self.reserve(len(case))
         at = torch.from_numpy(slots).long()
+        if boxes is not None:
+            self.boxes = grown(self.boxes, (self.capacity, *boxes.shape[1:]), torch.float64)
+            self.boxes[at] = boxes
         for name, value in free.items():
             index = self.unstable[name][case]
             kinds, groups, rows = value.shape[:3]

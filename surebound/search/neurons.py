@@ -20,12 +20,14 @@ from surebound.bounds.alpha import optimise
 from surebound.bounds.attained import attained
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
-from surebound.bounds.crown import BY_WALK, Context, boxes_of, unstable_of, walked_lower
+from surebound.bounds.crown import BY_WALK, Context, boxes_of, caching_lines, unstable_of, walked_lower
+from surebound.bounds.walk import walk
 from surebound.bounds.work import Free, Optimised, Target
-from surebound.linear.maps import Dense, merged
+from surebound.linear.maps import Dense, Rows, merged
 from surebound.ops.record import Interval
 from surebound.regions import Box, Region
 from surebound.search.branching.scores import all_neuron_scores, input_scores
+from surebound.search.clipping import Linear, clipped
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.multipliers import Multipliers
 from surebound.search.problem import Problem
@@ -76,14 +78,17 @@ def unstable_positions(problem: Problem, boxes: Mapping[str, Interval]) -> dict[
     return positions
 
 
-def cut_region(region: Region, splits: Splits, name: str) -> Region:
-    """The regions with the splits on the input applied; only boxes can be cut."""
-    mine = only(splits, name)
+def cut_region(region: Region, splits: Splits, name: str) -> tuple[Region, Tensor]:
+    """The regions with the splits on the input applied, and by how much these leave nothing, [N].
+
+    Only boxes can be cut. Nothing is left when a split lies outside of a clipped box; some box is given then.
+    """
+    mine = only(splits, name).to(region.lower.dtype)
     if not mine.present():
-        return region
+        return region, torch.full((region.groups,), -torch.inf, dtype=torch.float64)
     assert isinstance(region, Box)
-    cut = mine.clamp({name: Interval(region.lower, region.upper)})
-    return Box(cut[name].lower, cut[name].upper)
+    lower, upper = mine.clamp({name: Interval(region.lower, region.upper)})[name]
+    return Box(torch.minimum(lower, upper), torch.maximum(lower, upper)), merged(lower - upper, 1).amax(1).double()
 
 
 class NeuronEngine:
@@ -92,7 +97,7 @@ class NeuronEngine:
     gaps [R, K]: how far each atom's root bound is from values that it is known to take. Atoms are divided
     by them: -1 is then the bound of an atom that cannot be positive everywhere, and the combination of a
     conjunction's atoms that bounds best is one that can be proven. refreshes: are intermediate boxes computed anew in
-    every sub-problem?
+    every sub-problem? clips: are boxes of inputs clipped by splits and bounds? All is float64 then.
     """
 
     name = "beta-crown"
@@ -106,8 +111,10 @@ class NeuronEngine:
         steps: int,
         rates: Rates,
         refreshes: bool,
+        clips: bool,
     ) -> None:
         self.problem, self.forest, self.steps, self.rates = problem, forest, steps, rates
+        self.clips, self.dtype = clips, torch.float64 if clips else problem.dtype
         self.scale = 1 / gaps
         self.boxes = boxes
         self.multipliers = Multipliers(unstable_positions(problem, boxes.boxes))
@@ -120,12 +127,28 @@ class NeuronEngine:
         width = self.problem.neurons + self.problem.graph.input.numel + 1
         return int(min(256, max(4, self.problem.memory.rows(width, torch.float32) // layers)))
 
-    def prepare(self, splits: Splits, root: Tensor, dtype: torch.dtype) -> Batch:
-        """Regions, boxes and context for sub-problems given by their splits and roots."""
-        problem = self.problem
+    def region(self, rows: NDArray[np.int64], splits: Splits, root: Tensor) -> tuple[Region, Tensor]:
+        """Where the inputs of sub-problems are, in float64: in their case's region, or in what is left of their
+        parent's, cut by the splits of the input; and by how much that leaves nothing.
+        """
+        region = self.problem.roots.region.take(self.problem.roots.within[root])
+        slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
+        known = (slots >= 0).nonzero().squeeze(1)
+        if self.clips and len(known):
+            assert isinstance(region, Box)
+            left = self.multipliers.boxes[slots[known]].unbind(1)
+            ends = (
+                end.index_copy(0, known, part.reshape(-1, *end.shape[1:]))
+                for end, part in zip((region.lower, region.upper), left, strict=True)
+            )
+            region = Box(*ends)
+        return cut_region(region, splits, self.problem.input)
+
+    def prepare(self, splits: Splits, root: Tensor, region: Region) -> Batch:
+        """Boxes and context for sub-problems given by their splits, roots and regions, in the regions' dtype."""
+        problem, dtype = self.problem, region.lower.dtype
         case = problem.roots.within[root]
         splits = splits.to(dtype)
-        region = cut_region(problem.roots.region.to(dtype).take(case), splits, problem.input)
         roots = self.boxes.take(case, dtype)
         splits = without(splits, problem.input).per_width(roots)
         boxes = splits.clamp(roots)
@@ -168,23 +191,31 @@ class NeuronEngine:
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
         root = torch.from_numpy(self.forest["root"][rows].astype(np.int64))
         splits = self.forest.paths(rows)
-        batch = self.prepare(splits, root, self.problem.dtype)
+        region, empty = self.region(rows, splits, root)
+        batch = self.prepare(splits, root, region.to(self.dtype))
+        if self.clips and splits.depth:
+            region, unmet = self.clipped_by_splits(batch)
+            empty = torch.maximum(empty, unmet)
+            batch = self.prepare(splits, root, region)
         found = self.run(batch, self.start(batch, rows), self.steps, keep=True)
         values = values_of(found)
         lower = found.lower.squeeze(1).double()
         likely = (lower > 0).nonzero().squeeze(1)
         proven = np.zeros(len(rows), bool)
         if len(likely):
-            exact = self.confirm(splits, root, likely, values)
+            exact = self.confirm(splits, root, region, likely, values)
             lower[likely] = exact
             proven[likely.numpy()] = confirmed(exact)
+        lower = torch.where(torch.from_numpy(~proven) & (empty > 0), empty, lower)
+        proven |= confirmed(empty)
         choice, slot = self.unsplit(len(rows)), np.full(len(rows), -1, np.int32)
         is_open = torch.from_numpy(~proven).nonzero().squeeze(1)
         if len(is_open):
             part, kept = self.select(batch, is_open), values.at(is_open)
             reached = {name: dense_row(found, name)[is_open] for name in found.reached}
             choice.put(is_open.numpy(), self.choose(part, splits.at(is_open), kept, reached))
-            slot[is_open.numpy()] = self.multipliers.store(part.case, kept.free, kept.beta, kept.logits)
+            left = self.clipped_by_bound(part, kept) if self.clips else None
+            slot[is_open.numpy()] = self.multipliers.store(part.case, kept.free, kept.beta, kept.logits, left)
         return Bounded(lower.numpy(), proven, self.points(batch, found), choice, slot)
 
     def start(self, batch: Batch, rows: NDArray[np.int64]) -> Values:
@@ -192,7 +223,7 @@ class NeuronEngine:
         slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
         if bool((slots < 0).any()):
             return Values({}, torch.zeros(len(rows), 1, batch.splits.depth), self.first_logits(batch))
-        return Values(*self.multipliers.load(slots, batch.case, batch.splits.depth, self.problem.dtype))
+        return Values(*self.multipliers.load(slots, batch.case, batch.splits.depth, self.dtype))
 
     def first_logits(self, batch: Batch) -> Tensor:
         """CONFIDENT for the atom with the best CROWN bound, 0 for the others, -inf for padding: [N, K]."""
@@ -203,9 +234,44 @@ class NeuronEngine:
         logits = torch.zeros_like(slack).scatter(1, slack.argmax(1, keepdim=True), CONFIDENT)
         return torch.where(real, logits, -torch.inf).float()
 
-    def confirm(self, splits: Splits, root: Tensor, at: Tensor, values: Values) -> Tensor:
+    def clipped_by_splits(self, batch: Batch) -> tuple[Region, Tensor]:
+        """The regions without what cannot meet the splits, and as `clipped` how surely nothing is left.
+
+        A split s (z - t) >= 0 is met only where a lower bound of -s z, linear in the input, is at most -s t.
+        """
+        region, splits, name = batch.ctx.regions[self.problem.input], batch.splits, self.problem.input
+        assert isinstance(region, Box)
+        lines: list[Linear] = []
+        for number in splits.present():
+            node = splits.names[number]
+            here = torch.where(splits.node == number, splits.sign, torch.zeros_like(splits.sign))
+            rows = Rows(torch.where(here != 0, splits.index, 0), -here, self.problem.graph[node].shape)
+            walked = walk(batch.ctx.plan, batch.ctx.values, node, rows, caching_lines(batch.ctx, batch.boxes))
+            a, b = merged(walked.roots[name].dense(), 2), walked.constant + here * splits.threshold
+            lines.append(Linear(a, b, merged(region.lower, 1), merged(region.upper, 1)))
+        if not lines:
+            return region, torch.full((len(batch.root),), -torch.inf, dtype=torch.float64)
+        all_ = Linear(torch.cat([line.a for line in lines], 1), torch.cat([line.b for line in lines], 1), *lines[0].box)
+        lower, upper, worst = clipped(all_, torch.ones_like(all_.b, dtype=torch.bool))
+        return Box(lower.reshape(region.lower.shape), upper.reshape(region.lower.shape)), worst
+
+    def clipped_by_bound(self, batch: Batch, values: Values) -> Tensor:
+        """The boxes [N, 2, n] without what the sub-problems' own bound, linear in the input, excludes."""
+        found = self.run(batch, values, 0, keep=True)
+        region = batch.ctx.regions[self.problem.input]
+        assert isinstance(region, Box)
+        a, lower, upper = (
+            dense_row(found, self.problem.input).flatten(1),
+            merged(region.lower, 1),
+            merged(region.upper, 1),
+        )
+        b = found.lower - torch.where(a > 0, a * lower, a * upper).sum(1, keepdim=True)
+        least, most, _ = clipped(Linear(a.unsqueeze(1), b, lower, upper), torch.ones_like(b, dtype=torch.bool))
+        return torch.stack([least, most], 1)
+
+    def confirm(self, splits: Splits, root: Tensor, region: Region, at: Tensor, values: Values) -> Tensor:
         """The bounds [len(at)] again, in float64, from float64 boxes, with the same values."""
-        batch = self.prepare(splits.at(at), root[at], torch.float64)
+        batch = self.prepare(splits.at(at), root[at], region.take(at))
         kept = values.at(at)
         exact = Values({name: value.double() for name, value in kept.free.items()}, kept.beta, kept.logits)
         unit = (torch.softmax(kept.logits.double(), 1) * self.scale[root[at]]).sum(1)
@@ -295,7 +361,8 @@ class NeuronEngine:
             piece = slice(begin, begin + 2 * self.batch)
             owner = repeat[piece]
             here = children.at(torch.arange(len(repeat))[piece])
-            part = self.prepare(here, batch.root[owner], self.dtype_of(batch))
+            region, _ = cut_region(batch.ctx.regions[self.problem.input].take(owner), here, self.problem.input)
+            part = self.prepare(here, batch.root[owner], region)
             inherited = values.at(owner)
             beta = torch.cat([torch.zeros(len(owner), 1, 1), inherited.beta.float()], 2)
             bounds.append(self.run(part, replace(inherited, beta=beta), 0).lower.squeeze(1))

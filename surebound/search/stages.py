@@ -32,6 +32,9 @@ FEW_DIMENSIONS = 10
 REFRESH = 300
 """Networks with at most this many neurons get new intermediate boxes in every sub-problem."""
 
+CLIPPED = 64
+"""Of those, networks with at most so many inputs get their boxes of inputs clipped."""
+
 LONG, MEDIUM, LONGER, LONGEST = 0, 32, 512, 4096
 """From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, the attack is made,
 and made again from many points.
@@ -47,8 +50,10 @@ class Search:
     def __init__(self, run: Run, forest: Forest, atoms: Tensor) -> None:
         of, config = run.problem, run.config
         self.run, self.forest = run, forest
+        refreshes = of.neurons <= REFRESH
+        clips = refreshes and isinstance(of.roots.region, Box) and of.graph.input.numel <= CLIPPED
         self.neurons = NeuronEngine(
-            of, forest, run.boxes, gaps(run, atoms), config.steps, config.rates, of.neurons <= REFRESH
+            of, forest, run.boxes, gaps(run, atoms), config.steps, config.rates, refreshes, clips
         )
         self.engines: dict[str, Engine] = {InputEngine.name: InputEngine(of, forest), NeuronEngine.name: self.neurons}
         self.engine_of = np.where(few_dimensions(of), InputEngine.name, NeuronEngine.name).astype(object)
@@ -87,7 +92,8 @@ class Search:
     def collapse_cases(self, roots: NDArray[np.int64], waiting: NDArray[np.int64]) -> None:
         """Give the cases of some roots engines of their own, where these are cheaper."""
         roots = roots[self.engine_of[roots] == NeuronEngine.name]
-        for case in np.unique(self.within[roots]).tolist() if can_collapse(self.run.problem.plan) else []:
+        possible = can_collapse(self.run.problem.plan) and not self.neurons.clips
+        for case in np.unique(self.within[roots]).tolist() if possible else []:
             with torch.no_grad(), self.run.ledger.charge("bound", roots[self.within[roots] == case]):
                 smaller = collapsed_engine(self.neurons, self.forest, case)
                 if smaller is None:
