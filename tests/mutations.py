@@ -1192,14 +1192,14 @@ MUTATIONS = (
         "search/neurons.py",
         "walked.constant + here * splits.threshold",
         "walked.constant - here * splits.threshold",
-        ("test_search.py", "grid and clipped and (clip or tanh)"),
+        ("test_clipping.py", "meets_the_splits"),
     ),
     Mutation(
-        "the bound's line is taken for a lower one than it is",
+        "the bound's line is taken for another",
         "search/neurons.py",
         "b = found.lower - torch.where(a > 0, a * lower, a * upper)",
-        "b = found.lower + 0.2 - torch.where(a > 0, a * lower, a * upper)",
-        ("test_search.py", "(cover or attack_off) and clipped"),
+        "b = found.lower + torch.where(a > 0, a * lower, a * upper)",
+        ("test_clipping.py", "meets_the_splits"),
     ),
     Mutation(
         "children of one sub-problem may lie on one side",

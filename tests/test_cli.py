@@ -30,6 +30,7 @@ from surebound.cli.output import to_json
 from surebound.cli.progress import steps_shown
 from surebound.errors import OutOfMemory
 from surebound.machine import TimeLimit, ending_interrupts, parse_size, time_limit
+from surebound.proofs.replay import Replayed
 from surebound.reports.table import Table
 from surebound.witness import parse_witness
 
@@ -65,6 +66,16 @@ def fails(tmp_path: Path) -> Path:
 def test_verify_prints_unsat(model: Path, holds: Path) -> None:
     result = run("verify", model, holds)
     assert (result.exit_code, result.stdout, result.stderr) == (0, "unsat\n", "")
+
+
+def test_a_proof_is_replayed(model: Path, holds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--recheck answers unsat when the proof replays, and unknown with the reason when it does not."""
+    assert run("verify", model, holds, "--recheck").stdout == "unsat\n"
+    failed = Replayed(-1.0, 1, 0, "a leaf was not bounded above zero")
+    monkeypatch.setattr("surebound.proofs.replay.replay", lambda *arguments: failed)
+    found = json.loads(run("verify", model, holds, "--recheck", "--json").stdout)
+    assert (found["verdict"], found["margin"], found["recheck"]) == ("unknown", None, None)
+    assert found["reason"] == "a proof did not replay: a leaf was not bounded above zero"
 
 
 def test_verify_prints_sat_and_a_witness_that_the_network_confirms(model: Path, fails: Path) -> None:

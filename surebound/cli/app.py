@@ -59,7 +59,9 @@ def verify(
     results_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write verdict and witness to this file, too.")
     ] = None,
-    recheck: Annotated[bool, typer.Option("--recheck", help="Read a witness back as printed and replay it.")] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Replay a witness as printed, or a proof in float64.")
+    ] = False,
     *,
     common: Common,
 ) -> None:

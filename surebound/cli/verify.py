@@ -17,7 +17,7 @@ from surebound.errors import InvalidGraph, NotYet
 if TYPE_CHECKING:
     from surebound.graph.ir import Graph
     from surebound.properties import Property
-    from surebound.search.verdict import Outcome, Verdict
+    from surebound.search.verdict import Outcome, Verdict, Verified
     from surebound.search.verify import Progress
     from surebound.witness import Witness
 
@@ -100,6 +100,7 @@ def decide(job: Job, state: Run) -> Answer:
     with state.stage("import"):
         from surebound.cli.loading import load
         from surebound.search.run import VerifyConfig
+        from surebound.search.verdict import Verified
         from surebound.search.verify import verify
 
         state.machine = machine = job.common.machine()
@@ -122,11 +123,26 @@ def decide(job: Job, state: Run) -> Answer:
         )
         show("bounding")
         (outcome,) = verify(graph, [prop], config, lambda now: show(words(now)))
-    state.seconds.update(outcome.seconds)
-    answer = answer_of(outcome)
+        state.seconds.update(outcome.seconds)
+        answer = answer_of(outcome)
+        if job.recheck and isinstance(outcome.verdict, Verified):
+            show("replaying the proof")
+            answer = replayed(answer, graph, prop, outcome.verdict, timeout, machine.memory)
     if job.recheck and answer.witness_text:
         recheck(answer.witness_text, graph, prop)
     return answer
+
+
+def replayed(answer: Answer, graph: Graph, prop: Property, verdict: Verified, timeout: float, memory: int) -> Answer:
+    """The answer if the proof holds when it is replayed, else `unknown` with the reason."""
+    from surebound.proofs.replay import replay
+
+    found = replay(graph, prop, verdict.trees, timeout, memory)
+    if found.holds:
+        return answer
+    return replace(
+        answer, verdict="unknown", reason=f"a proof did not replay: {found.reason}", margin=None, recheck=None
+    )
 
 
 def answer_of(outcome: Outcome) -> Answer:
