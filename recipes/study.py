@@ -34,7 +34,8 @@ MEASURED = ("clean", "pgd", *SUMMARISED)
 STABLE = ("unstable", "crown", "instability")
 """Columns of a curve: parts of the neurons that interval bounds and CROWN leave unstable, mean -lu."""
 NAMES = ("run", "recipe", "seed")
-COLUMNS = (*NAMES, *MEASURED, "seconds", *STABLE, "train_cpu_s", "verify_cpu_s")
+SPENT = ("train_cpu_s", "verify_cpu_s")
+COLUMNS = (*NAMES, *MEASURED, "seconds", *STABLE, *SPENT)
 KEYS = {"recipe", "seeds", "set", "evaluate"}
 SPARSE = {"command", "of", "network", "set", "evaluate"}
 """What a run may say; a dot in its name needs quotes, or TOML makes a table of what follows."""
@@ -176,7 +177,8 @@ class Table:
         self.rows: dict[str, dict[str, Any]] = {}
         for row in complete_rows(file, COLUMNS) if file.exists() else []:
             numbers = {name: float(value) if value else "" for name, value in row.items() if name not in NAMES}
-            self.rows[f"{row['run']}-{row['seed']}"] = {**row, **numbers, "seed": int(row["seed"])}
+            whole = {name: round(float(row[name])) for name in ("seed", *SPENT)}
+            self.rows[f"{row['run']}-{row['seed']}"] = {**row, **numbers, **whole}
 
     def put(self, trial: Trial, row: dict[str, Any]) -> None:
         """A trial is done; the file is replaced at once."""
