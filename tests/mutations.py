@@ -1198,7 +1198,7 @@ MUTATIONS = (
         "the bound's line is taken for another",
         "search/neurons.py",
         "b = found.lower - torch.where(a > 0, a * lower, a * upper)",
-        "b = found.lower + torch.where(a > 0, a * lower, a * upper)",
+        "b = 0.1 * found.lower - torch.where(a > 0, a * lower, a * upper)",
         ("test_clipping.py", "meets_the_splits"),
     ),
     Mutation(
