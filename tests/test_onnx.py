@@ -1181,7 +1181,7 @@ def test_export_of_a_file_keeps_its_layout(tmp_path: Path):
     (values,) = session.run(None, {"x": x[:, 0].numpy()})
     inside = evaluate(graph, graph.values(torch.float32), x, [node.name for node in graph.nodes]).values()
     largest = max(float(value.abs().max()) for value in inside)  # sums of these are rounded, whatever is left of them
-    torch.testing.assert_close(torch.from_numpy(np.asarray(values)), run(graph, x)[:, 0], rtol=0, atol=4e-6 * largest)
+    torch.testing.assert_close(torch.from_numpy(np.asarray(values)), run(graph, x)[:, 0], rtol=0, atol=2e-6 * largest)
 
 
 def test_export_of_expanded_maxima_and_grafts(tmp_path: Path):

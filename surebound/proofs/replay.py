@@ -78,11 +78,11 @@ def replay(
     if planted:
         Search(run, forest, atoms).go(np.concatenate(planted), lambda waiting, bound: None)
     count, more = sum(len(tree.leaves) for tree in trees), forest.size - before
-    margin = float(ledger.margin.min())
-    verdict = ledger.verdicts[0]
-    if verdict is None and ledger.refuted(0) and np.isfinite(margin) and margin > 0:
+    margin, verdict = ledger.proof_margin(0), ledger.verdicts[0]
+    if margin is not None:
         return Replayed(margin, count, more)
-    return Replayed(margin, count, more, "a leaf was not bounded above zero" if verdict is None else verdict.reason)
+    reason = "a leaf was not bounded above zero" if verdict is None else verdict.reason
+    return Replayed(float(ledger.margin.min()), count, more, reason)
 
 
 def check_tree(number: int, tree: Tree, graph: Graph, names: Sequence[str]) -> None:

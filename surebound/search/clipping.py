@@ -18,6 +18,10 @@ SLACK = 1e-10
 """Distances that clipping leaves are larger by this part of the numbers that they are the sum of: those are rounded."""
 
 
+IMPOSSIBLE = torch.finfo(torch.float64).max
+"""The bound of a sub-problem whose splits cannot be met: it has no least value, and takes no part in a margin."""
+
+
 @dataclass(frozen=True)
 class Linear:
     """Lines a x + b [N, K], a [N, K, n], below K values that a counterexample makes at most 0, on boxes [N, n]."""

@@ -60,12 +60,12 @@ def best_kept(of: Problem, case: int, boxes: Mapping[str, Interval], also: Mappi
     boxes: of this case, float64 [1, *shape] by operand. also: flat positions by operand that have to be kept.
     """
     ctx = of.context(of.roots.region.take(torch.tensor([case])), torch.float64)
-    unstable = kept(ctx, boxes, also, frozenset())
-    active = kept(ctx, boxes, also, first_steps(of.plan))
-    price, best = min(
-        (collapsed_cost(of.plan, unstable, of.graph.input.numel), 0), (collapsed_cost(of.plan, active, 0), 1)
-    )
-    return (unstable, active)[best] if price <= CHEAPER * cost(of.plan, of.output) else None
+    prices = {}
+    for active, read in ((frozenset(), of.graph.input.numel), (first_steps(of.plan), 0)):
+        choice = kept(ctx, boxes, also, active)
+        prices[collapsed_cost(of.plan, choice, read)] = choice
+    cheapest = min(prices)
+    return prices[cheapest] if cheapest <= CHEAPER * cost(of.plan, of.output) else None
 
 
 def kept(ctx: Context, boxes: Mapping[str, Interval], also: Mapping[str, Tensor], active: frozenset[str]) -> Kept:

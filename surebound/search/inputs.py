@@ -16,43 +16,15 @@ from surebound.bounds.walk import walk
 from surebound.linear.maps import Dense, merged
 from surebound.regions import Box
 from surebound.search.branching.scores import input_scores
-from surebound.search.clipping import Linear, clipped
+from surebound.search.clipping import IMPOSSIBLE, Linear, clipped
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.mixing import best_weights, combined
 from surebound.search.problem import Problem
+from surebound.search.slots import Slots, grown
 from surebound.search.tree import Forest
 
 CACHED = 1 << 20
 """Coefficients per walk."""
-
-
-class Kept:
-    """Boxes [., n] of sub-problems by slot, in float64; a slot has two users, the children of its sub-problem."""
-
-    def __init__(self, size: int) -> None:
-        self.lower, self.upper = torch.zeros(0, size, dtype=torch.float64), torch.zeros(0, size, dtype=torch.float64)
-        self.users: NDArray[np.int8] = np.zeros(0, np.int8)
-        self.unused: NDArray[np.int32] = np.empty(0, np.int32)
-
-    def store(self, lower: Tensor, upper: Tensor) -> NDArray[np.int32]:
-        """Keep the boxes of N sub-problems; their slots."""
-        if len(self.unused) < len(lower):
-            more, known = max(len(lower), len(self.users), 256), len(self.users)
-            self.unused = np.concatenate([self.unused, np.arange(known, known + more, dtype=np.int32)])
-            self.users = np.concatenate([self.users, np.zeros(more, np.int8)])
-            wider = torch.zeros(more, self.lower.shape[1], dtype=torch.float64)
-            self.lower, self.upper = torch.cat([self.lower, wider]), torch.cat([self.upper, wider])
-        slots, self.unused = self.unused[: len(lower)], self.unused[len(lower) :]
-        self.users[slots] = 2
-        self.lower[slots], self.upper[slots] = lower, upper
-        return slots
-
-    def release(self, slots: NDArray[np.int32]) -> None:
-        """One of a slot's two users is done with it; -1 is ignored."""
-        slots = slots[slots >= 0]
-        np.subtract.at(self.users, slots, 1)
-        done = np.unique(slots)
-        self.unused = np.concatenate([self.unused, done[self.users[done] == 0]])
 
 
 class InputEngine:
@@ -62,7 +34,8 @@ class InputEngine:
 
     def __init__(self, problem: Problem, forest: Forest) -> None:
         self.problem, self.forest = problem, forest
-        self.kept = Kept(problem.graph.input.numel)
+        self.slots = Slots()
+        self.left = torch.zeros(0, 2, problem.graph.input.numel, dtype=torch.float64)
 
     @property
     def batch(self) -> int:
@@ -79,7 +52,7 @@ class InputEngine:
         lower, upper = merged(region.lower, 1).clone(), merged(region.upper, 1).clone()
         slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
         known = (slots >= 0).nonzero().squeeze(1)
-        lower[known], upper[known] = self.kept.lower[slots[known]], self.kept.upper[slots[known]]
+        lower[known], upper[known] = self.left[slots[known]].unbind(1)
         at = torch.from_numpy(self.forest["index"][rows].astype(np.int64))
         threshold, sign = torch.from_numpy(self.forest["threshold"][rows]), torch.from_numpy(self.forest["sign"][rows])
         one = torch.arange(len(rows))
@@ -107,8 +80,8 @@ class InputEngine:
             lower, point = combined(weights, *found.parts)
             sensitivity = (weights.unsqueeze(2) * found.a.abs()).sum(1)
             least, most, unmet = clipped(found, real)
-            empty = torch.maximum(empty, unmet)
-            lower = torch.where((empty > 0) & ~(lower > 0), empty, lower)
+            lower = torch.where((unmet > 0) & ~(lower > 0), unmet, lower)
+            lower = torch.where(empty > 0, IMPOSSIBLE, lower)
             proven = confirmed(lower)
             score, index = input_scores(least, most, sensitivity).max(1)
             middle = ((least + most) / 2).gather(1, index.unsqueeze(1)).squeeze(1)
@@ -118,10 +91,17 @@ class InputEngine:
             middle.numpy(),
             torch.isfinite(score).numpy(),
         )
-        slot, left = np.full(len(rows), -1, np.int32), torch.from_numpy(~proven)
-        slot[~proven] = self.kept.store(least[left], most[left])
+        slot = np.full(len(rows), -1, np.int32)
+        slot[~proven] = self.keep(torch.stack([least, most], 1)[torch.from_numpy(~proven)])
         points = point.reshape(len(rows), *self.problem.graph.input.shape)
         return Bounded(lower.numpy(), proven, points, choice, slot)
+
+    def keep(self, boxes: Tensor) -> NDArray[np.int32]:
+        """Slots of boxes [N, 2, n] that are left of sub-problems."""
+        slots = self.slots.reserve(len(boxes))
+        self.left = grown(self.left, (self.slots.capacity, *boxes.shape[1:]), torch.float64)
+        self.left[slots] = boxes
+        return slots
 
     def weights(self, found: Linear, real: Tensor) -> Tensor:
         """Weights of the atoms: 1 where there is one, else the best combination.
@@ -136,4 +116,4 @@ class InputEngine:
         return best_weights(*found.parts, scale, real)
 
     def release(self, slots: NDArray[np.int32]) -> None:
-        self.kept.release(slots)
+        self.slots.release(slots)

@@ -41,6 +41,14 @@ class Ledger:
         """Are all roots of a property closed?"""
         return bool((self.open_count[self.prop_of == prop] == 0).all())
 
+    def proof_margin(self, prop: int) -> float | None:
+        """The least bound of a property's leaves if it has no verdict and they prove it: all roots are closed, by a
+        margin that is finite and positive.
+        """
+        margin = float(self.margin[self.prop_of == prop].min())
+        proven = self.verdicts[prop] is None and self.refuted(prop) and np.isfinite(margin) and margin > 0
+        return margin if proven else None
+
     @property
     def finished(self) -> NDArray[np.bool_]:
         """By property: has it a verdict, or nothing left open?"""

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from surebound.bounds.work import Free
 from surebound.linear.maps import merged
+from surebound.search.slots import Slots, grown
 
 
-class Multipliers:
+class Multipliers(Slots):
     """Free values, betas and boxes of inputs by slot.
 
     Free values are kept only for the neurons unstable at the root of their case (positions `unstable`
@@ -22,26 +23,13 @@ class Multipliers:
     """
 
     def __init__(self, unstable: Mapping[str, Tensor]) -> None:
+        super().__init__()
         self.unstable = dict(unstable)
         self.free: dict[str, Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.boxes = torch.zeros(0, 2, 0, dtype=torch.float64)
         self.beta = torch.zeros(0, 1, 0)
         self.logits = torch.zeros(0, 1)
-        self.unused: NDArray[np.int32] = np.empty(0, np.int32)
-        self.capacity = 0
-        self.users: NDArray[np.int8] = np.zeros(0, np.int8)
-
-    def reserve(self, count: int) -> NDArray[np.int32]:
-        """Slots for `count` sub-problems."""
-        if len(self.unused) < count:
-            more = max(count, self.capacity, 256)
-            self.unused = np.concatenate([self.unused, np.arange(self.capacity, self.capacity + more, dtype=np.int32)])
-            self.capacity += more
-            self.users = np.concatenate([self.users, np.zeros(more, np.int8)])
-        slots, self.unused = self.unused[:count], self.unused[count:]
-        self.users[slots] = 2
-        return slots
 
     def store(
         self, case: Tensor, free: Free, beta: Tensor, logits: Tensor, boxes: Tensor | None = None
@@ -85,20 +73,3 @@ class Multipliers:
         beta = torch.zeros(len(slots), held.shape[1], depth)
         beta[:, :, 1 : 1 + held.shape[2]] = held
         return free, beta, self.logits[slots]
-
-    def release(self, slots: NDArray[np.int32]) -> None:
-        """One of a slot's two users (the children of its sub-problem) is done with it; -1 is ignored."""
-        slots = slots[slots >= 0]
-        np.subtract.at(self.users, slots, 1)
-        done = np.unique(slots)
-        self.unused = np.concatenate([self.unused, done[self.users[done] == 0]])
-
-
-def grown(table: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A table of at least `shape`, holding what the old one held."""
-    if table is not None and tuple(table.shape) == shape:
-        return table
-    larger = torch.zeros(shape, dtype=dtype)
-    if table is not None and table.numel():
-        larger[tuple(slice(0, size) for size in table.shape)] = table
-    return larger

@@ -27,7 +27,7 @@ from surebound.linear.maps import Dense, Rows, merged
 from surebound.ops.record import Interval
 from surebound.regions import Box, Region
 from surebound.search.branching.scores import all_neuron_scores, input_scores
-from surebound.search.clipping import Linear, clipped
+from surebound.search.clipping import IMPOSSIBLE, Linear, clipped
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.multipliers import Multipliers
 from surebound.search.problem import Problem
@@ -206,7 +206,7 @@ class NeuronEngine:
             exact = self.confirm(splits, root, region, likely, values)
             lower[likely] = exact
             proven[likely.numpy()] = confirmed(exact)
-        lower = torch.where(torch.from_numpy(~proven) & (empty > 0), empty, lower)
+        lower = torch.where(torch.from_numpy(~proven) & (empty > 0), IMPOSSIBLE, lower)
         proven |= confirmed(empty)
         choice, slot = self.unsplit(len(rows)), np.full(len(rows), -1, np.int32)
         is_open = torch.from_numpy(~proven).nonzero().squeeze(1)

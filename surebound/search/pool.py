@@ -96,14 +96,14 @@ class Pool:
             priority = found.lower.copy()
             if self.try_points is not None and len(unproven):
                 priority[unproven] = self.try_points(roots[unproven], found.points[unproven])
-            planted = self.forest.children(batch)
-            stuck = unproven[~found.choice.possible[unproven] & (planted[unproven] < 0)]
+            planted = self.forest["child"][batch]
+            stuck = unproven[~found.choice.possible[unproven] & (planted[unproven] == 0)]
             self.ledger.end(roots[stuck], Unknown("a sub-problem cannot be split any further"))
             alive = ~found.proven & self.ledger.undecided(roots)
             dead = found.slot[~found.proven & ~alive]
             engine.release(np.concatenate([dead, dead]))
             self.ledger.split(roots[alive])
-            known, new = np.flatnonzero(alive & (planted >= 0)), np.flatnonzero(alive & (planted < 0))
+            known, new = np.flatnonzero(alive & (planted > 0)), np.flatnonzero(alive & (planted == 0))
             children = [(planted[known, None] + np.arange(2)).ravel(), self.split(batch, found, new)]
             for rows, parents in zip(children, (known, new), strict=True):
                 self.wait(rows, found.lower[parents], priority[parents], found.slot[parents])

@@ -79,6 +79,8 @@ def tighten_boxes(run: Run, roots: NDArray[np.int64]) -> None:
 
     Where time or memory does not suffice, they stay as they are.
     """
+    if not len(roots):
+        return
     of, within = run.problem, run.problem.roots.within
     roots = roots[[run.boxes.methods[case] != TIGHTENED for case in within[torch.from_numpy(roots)].tolist()]]
     if not len(roots):

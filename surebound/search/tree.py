@@ -27,6 +27,7 @@ COLUMNS = {
     "lower": np.float64,
     "priority": np.float64,
     "slot": np.int32,
+    "child": np.int64,
 }
 
 
@@ -81,7 +82,7 @@ class Paths(Protocol):
 class Forest:
     """Append-only columns for all sub-problems of a search.
 
-    planted: where rows of a known tree were split, the first of the two children that are there already.
+    Column "child": of rows of a planted tree the first of their two children; 0, which is no child, for others.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -89,7 +90,6 @@ class Forest:
         self.size = 0
         self.columns = {name: np.empty(1024, dtype) for name, dtype in COLUMNS.items()}
         self.ordered = (np.empty(0, np.int64), np.zeros(1, np.int64))
-        self.planted: dict[int, int] = {}
 
     def __getitem__(self, column: str) -> NDArray[Any]:
         return self.columns[column][: self.size]
@@ -108,20 +108,18 @@ class Forest:
     def plant(self, root: int, tree: Tree) -> NDArray[np.int64]:
         """Add a tree, to be searched again: the row [1] of its root."""
         number = np.array([self.names.index(name) for name in tree.names], np.int16)
-        first, depth = self.size, np.zeros(len(tree.parent), np.int32)
-        for child in range(1, len(depth), 2):  # parents come first
-            depth[child : child + 2] = depth[tree.parent[child]] + 1
-            self.planted[first + int(tree.parent[child])] = first + child
+        first, depth, above = self.size, np.zeros(len(tree.parent), np.int32), tree.parent
+        while (above >= 0).any():
+            depth += above >= 0
+            above = np.where(above >= 0, tree.parent[above], -1)
+        child = np.zeros(len(depth), np.int64)
+        child[tree.parent[1::2]] = first + np.arange(1, len(depth), 2)
         parent = np.where(tree.parent >= 0, tree.parent + first, -1)
         split = {name: getattr(tree, name) for name in ("index", "threshold", "sign")}
         rows = self.append(
-            parent=parent, root=root, node=number[tree.node], depth=depth, slot=-1, lower=-np.inf, **split
+            parent=parent, root=root, node=number[tree.node], depth=depth, child=child, slot=-1, lower=-np.inf, **split
         )
         return rows[:1]
-
-    def children(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """By row: the first of its planted children, or -1."""
-        return np.array([self.planted.get(row, -1) for row in rows.tolist()], np.int64)
 
     def paths(self, rows: NDArray[np.int64]) -> Splits:
         """The splits on the way from each row to its root, deepest first, padded with sign 0."""

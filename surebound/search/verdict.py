@@ -16,7 +16,8 @@ from surebound.witness import Witness
 @dataclass(frozen=True)
 class Verified:
     """The property holds. margin: the least float64 lower bound over all leaves, finite and positive; where boxes of
-    inputs were clipped, over what was left of them (elsewhere some atom is just positive).
+    inputs were clipped, over what was left of them (elsewhere some atom is just positive). Leaves whose splits
+    cannot be met have none.
 
     trees: one per case and disjunct of the property, its splits and how its root was bounded.
     """

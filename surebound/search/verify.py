@@ -101,16 +101,14 @@ def verdict_of(run: Run, forest: Forest, prop: int) -> Verdict:
     decided = ledger.verdicts[prop]
     if decided is not None:
         return decided
-    roots = np.flatnonzero(ledger.prop_of == prop)
-    margin = float(ledger.margin[roots].min())
-    if ledger.refuted(prop) and np.isfinite(margin) and margin > 0:
+    margin = ledger.proof_margin(prop)
+    if margin is not None:
         within = run.problem.roots.within.numpy()
-        return Verified(
-            margin,
-            tuple(
-                forest.tree(int(root), run.boxes.methods[within[root]], float(ledger.margin[root])) for root in roots
-            ),
+        trees = (
+            forest.tree(int(root), run.boxes.methods[within[root]], float(ledger.margin[root]))
+            for root in np.flatnonzero(ledger.prop_of == prop)
         )
+        return Verified(margin, tuple(trees))
     return Unknown("the search ended without a proof or a witness")
 
 

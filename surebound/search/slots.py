@@ -1,0 +1,45 @@
+"""Places in growing tables for what sub-problems leave to their children."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Slots:
+    """Numbers of places; each has two users, the children of the sub-problem that it was reserved for."""
+
+    def __init__(self) -> None:
+        self.unused: NDArray[np.int32] = np.empty(0, np.int32)
+        self.capacity = 0
+        self.users: NDArray[np.int8] = np.zeros(0, np.int8)
+
+    def reserve(self, count: int) -> NDArray[np.int32]:
+        """Slots for `count` sub-problems."""
+        if len(self.unused) < count:
+            more = max(count, self.capacity, 256)
+            self.unused = np.concatenate([self.unused, np.arange(self.capacity, self.capacity + more, dtype=np.int32)])
+            self.capacity += more
+            self.users = np.concatenate([self.users, np.zeros(more, np.int8)])
+        slots, self.unused = self.unused[:count], self.unused[count:]
+        self.users[slots] = 2
+        return slots
+
+    def release(self, slots: NDArray[np.int32]) -> None:
+        """One of a slot's two users (the children of its sub-problem) is done with it; -1 is ignored."""
+        slots = slots[slots >= 0]
+        np.subtract.at(self.users, slots, 1)
+        done = np.unique(slots)
+        self.unused = np.concatenate([self.unused, done[self.users[done] == 0]])
+
+
+def grown(table: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A table of at least `shape`, holding what the old one held."""
+    if table is not None and tuple(table.shape) == shape:
+        return table
+    larger = torch.zeros(shape, dtype=dtype)
+    if table is not None and table.numel():
+        larger[tuple(slice(0, size) for size in table.shape)] = table
+    return larger
