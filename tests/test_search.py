@@ -78,17 +78,17 @@ def dense_minimum(graph: Graph, low: Tensor, high: Tensor, disjunct: Disjunct, c
 
 CONFIG = VerifyConfig(timeout=20.0, dtype=F64)
 
-HOW = ("inputs", "neurons", "clipped", "collapsed")
+HOW = ("inputs", "inputs, collapsed", "neurons", "clipped", "collapsed")
 
 
 def search_by(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Split inputs or neurons; clipped: with clipped inputs; collapsed: on the collapsed instance from the second batch
     on, whatever it costs.
     """
-    monkeypatch.setattr("surebound.search.stages.FEW_DIMENSIONS", 10 if how == "inputs" else 0)
+    monkeypatch.setattr("surebound.search.stages.FEW_DIMENSIONS", 10 if "inputs" in how else 0)
     monkeypatch.setattr("surebound.search.stages.CLIPPED", 64 if how == "clipped" else 0)
     monkeypatch.setattr("surebound.search.stages.MEDIUM", 1 if how == "collapsed" else 1 << 40)
-    monkeypatch.setattr("surebound.search.collapse.CHEAPER", 1e9)
+    monkeypatch.setattr("surebound.search.collapse.CHEAPER", 1e9 if "collapsed" in how else 0)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "clip", "sigmoid", "tanh"])
@@ -98,7 +98,7 @@ def test_verdict_follows_a_dense_grid(activation: str, how: str, seed: int, monk
     """Thresholds just below and above the grid's minimum: proof and witness, by all engines."""
     search_by(how, monkeypatch)
     attrs = {"leaky_relu": {"slope": 0.1}, "clip": {"min": -0.5, "max": 0.7}}.get(activation, {})
-    slow = how != "inputs" and activation in ("sigmoid", "tanh")
+    slow = "inputs" not in how and activation in ("sigmoid", "tanh")
     graph = dense_net(seed, (2, 5, 3) if slow else (2, 8, 6, 3), activation, **attrs)
     low, high = torch.tensor([-1.0, -0.5], dtype=F64), torch.tensor([0.5, 1.0], dtype=F64)
     rows = [[1.0, -1.0, 0.0], [0.3, 0.2, -1.0]]
@@ -218,11 +218,33 @@ def test_proof_trees_cover_the_region(how: str, monkeypatch: pytest.MonkeyPatch)
             inside &= float(tree.sign[row]) * (z - float(tree.threshold[row])) >= 0
         covered |= inside
         if inside.any():
-            least = float(
-                slack[inside].min()
-            )  # boxes of inputs are clipped: there only what is left has the leaf's bound
-            assert least > 0 and (how in ("inputs", "clipped") or float(tree.lower[leaf]) <= least + 1e-9)
+            least = float(slack[inside].min())
+            clips = "inputs" in how or how == "clipped"  # there only what is left of the box has the leaf's bound
+            assert least > 0 and (clips or float(tree.lower[leaf]) <= least + 1e-9)
     assert covered.all()
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_cases_with_different_boxes(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One property over four quarters of a box, with a limit for each, the least on a grid and a little less or more."""
+    search_by(how, monkeypatch)
+    graph = dense_net(2, (2, 12, 8, 1))
+    corners = [
+        (torch.tensor([a, b], dtype=F64), torch.tensor([a + 1, b + 1], dtype=F64)) for a in (-1, 0) for b in (-1, 0)
+    ]
+    limits = [dense_minimum(graph, low, high, conjunction([[1.0]], [0.0])) for low, high in corners]
+
+    def moved(by: list[float]) -> Property:
+        some = zip(corners, limits, by, strict=True)
+        return Property(
+            tuple(Case(Box(a[None], b[None]), (conjunction([[1.0]], [t + m]),), None) for (a, b), t, m in some)
+        )
+
+    (safe,) = verify(graph, [moved([-0.03] * 4)], CONFIG)
+    assert isinstance(safe.verdict, Verified) and len(safe.verdict.trees) == 4
+    assert sum(len(tree.leaves) for tree in safe.verdict.trees) > 12
+    (unsafe,) = verify(graph, [moved([-0.03, -0.03, -0.03, 0.03])], replace(CONFIG, attack="none", timeout=1.0))
+    assert not isinstance(unsafe.verdict, Verified)
 
 
 def test_timeout_is_a_reason_not_a_proof() -> None:

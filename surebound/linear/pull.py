@@ -19,6 +19,7 @@ from surebound.graph.ir import Node, Site
 from surebound.linear.conv import Shape, conv_transpose
 from surebound.linear.maps import Columns, Dense, LinearMap, Rows, merged
 from surebound.linear.patches import Patches, Windows, single_windows
+from surebound.linear.sparse import is_sparse, times
 from surebound.ops.affine import norm_scale
 
 Maps = Sequence[LinearMap | None]
@@ -42,7 +43,7 @@ def pull(site: Site, forward: Forward, values: Values, rows: LinearMap, live: Te
 
     live [G, n]: flat positions at which operand 0 may differ from zero; a rule may leave out the others.
     """
-    if live is not None and site.node.op == "linear" and vector(site.shape):
+    if live is not None and site.node.op == "linear" and vector(site.shape) and not sparse_layer(values):
         return pull_linear_columns(site, values, rows, live)
     for rule in (WINDOWED.get((site.node.op, type(rows))), FAST.get(site.node.op)):
         pulled = None if rule is None else rule(site, values, rows)
@@ -108,6 +109,11 @@ def constant(site: Site, node: Node, value: Tensor) -> Tensor:
     return value.reshape(lead, 1, *([1] * missing), *node.shape)
 
 
+def sparse_layer(values: Values) -> bool:
+    """Is the weight of a linear layer one of the sparse ones?"""
+    return values[1] is not None and is_sparse(values[1])
+
+
 def pull_linear(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     weight, bias = values[1], values[2] if len(values) > 2 else None
     if weight is None or values[0] is not None or (len(values) > 2 and bias is None):
@@ -120,7 +126,7 @@ def pull_linear(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
         added = None if bias is None else bias[rows.index] * rows.coefficients
     else:
         dense = rows.dense()
-        pulled = dense @ weight
+        pulled = times(dense, weight)
         added = None if bias is None else (dense @ bias).reshape(*rows.rows, -1).sum(-1)
     return [Dense(pulled.reshape(*rows.rows, *site.operands[0].shape))] + [None] * (len(values) - 1), added
 

@@ -20,6 +20,7 @@ from surebound.graph.ir import Graph
 from surebound.graph.prepare import prepare
 from surebound.properties import Property, check_fits
 from surebound.search.ledger import Ledger
+from surebound.search.mirrors import merge_mirrors
 from surebound.search.problem import problem
 from surebound.search.root_bounds import TIGHTENED, bound_roots, tighten_boxes
 from surebound.search.root_boxes import RootBoxes
@@ -57,7 +58,7 @@ def replay(
     Raises InvalidProof for trees that do not fit the network and the property, or do not cover the region; SpecError
     and UnsupportedOp as `verify`.
     """
-    prepared = prepare(graph)
+    prepared = merge_mirrors(prepare(graph))
     check_fits(prop, prepared.input.numel, prepared.output.numel)
     roots = roots_of([prop], prepared.input.shape)
     if len(trees) != roots.count:

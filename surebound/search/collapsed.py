@@ -102,10 +102,18 @@ class CollapsedEngine:
         forest.columns["slot"][rows[theirs >= 0]] = kept[place]
 
 
-def collapsed_engine(engine: NeuronEngine, forest: Forest, case: int) -> CollapsedEngine | None:
-    """An engine for a case that does with less work than the given one; None where there is none."""
+def collapsed_engine(
+    engine: NeuronEngine, forest: Forest, case: int, waiting: NDArray[np.int64]
+) -> CollapsedEngine | None:
+    """An engine for a case that does with less work than the given one, and takes over the case's waiting sub-problems;
+    None where there is none.
+    """
     boxes = engine.boxes.take(torch.tensor([case]), torch.float64)
     roots = np.flatnonzero(engine.problem.roots.within.numpy() == case)
     also = {name: torch.from_numpy(np.unique(index)) for name, index in forest.splits(roots).items()}
     kept = best_kept(engine.problem, case, boxes, also)
-    return None if kept is None else CollapsedEngine(engine, forest, case, kept)
+    if kept is None:
+        return None
+    smaller = CollapsedEngine(engine, forest, case, kept)
+    smaller.adopt(engine, forest, waiting)
+    return smaller

@@ -17,9 +17,11 @@ from surebound.linear.maps import Dense, merged
 from surebound.regions import Box
 from surebound.search.branching.scores import input_scores
 from surebound.search.clipping import IMPOSSIBLE, Linear, clipped
+from surebound.search.collapse import best_kept, collapse
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.mixing import best_weights, combined
 from surebound.search.problem import Problem
+from surebound.search.root_boxes import RootBoxes
 from surebound.search.slots import Slots, grown
 from surebound.search.tree import Forest
 
@@ -27,15 +29,36 @@ CACHED = 1 << 20
 """Coefficients per walk."""
 
 
+class Left:
+    """Boxes [2, n] that are left of sub-problems, by slot."""
+
+    def __init__(self, size: int) -> None:
+        self.slots = Slots()
+        self.boxes = torch.zeros(0, 2, size, dtype=torch.float64)
+
+    def keep(self, boxes: Tensor) -> NDArray[np.int32]:
+        """Slots of boxes [N, 2, n]."""
+        slots = self.slots.reserve(len(boxes))
+        self.boxes = grown(self.boxes, (self.slots.capacity, *boxes.shape[1:]), torch.float64)
+        self.boxes[slots] = boxes
+        return slots
+
+
 class InputEngine:
     """CROWN with CROWN intermediates on sub-boxes."""
 
     name = "input-split"
 
-    def __init__(self, problem: Problem, forest: Forest) -> None:
-        self.problem, self.forest = problem, forest
-        self.slots = Slots()
-        self.left = torch.zeros(0, 2, problem.graph.input.numel, dtype=torch.float64)
+    def __init__(self, problem: Problem, forest: Forest, left: Left) -> None:
+        self.problem, self.forest, self.left = problem, forest, left
+
+    def collapsed(self, case: int, boxes: RootBoxes) -> InputEngine | None:
+        """The engine on the collapsed instance of a case, from its boxes; None where that is not cheaper."""
+        own = boxes.take(torch.tensor([case]), torch.float64)
+        kept = best_kept(self.problem, case, own, {})
+        if kept is None:
+            return None
+        return InputEngine(collapse(self.problem, case, own, kept).problem, self.forest, self.left)
 
     @property
     def batch(self) -> int:
@@ -52,7 +75,7 @@ class InputEngine:
         lower, upper = merged(region.lower, 1).clone(), merged(region.upper, 1).clone()
         slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
         known = (slots >= 0).nonzero().squeeze(1)
-        lower[known], upper[known] = self.left[slots[known]].unbind(1)
+        lower[known], upper[known] = self.left.boxes[slots[known]].unbind(1)
         at = torch.from_numpy(self.forest["index"][rows].astype(np.int64))
         threshold, sign = torch.from_numpy(self.forest["threshold"][rows]), torch.from_numpy(self.forest["sign"][rows])
         one = torch.arange(len(rows))
@@ -92,16 +115,9 @@ class InputEngine:
             torch.isfinite(score).numpy(),
         )
         slot = np.full(len(rows), -1, np.int32)
-        slot[~proven] = self.keep(torch.stack([least, most], 1)[torch.from_numpy(~proven)])
+        slot[~proven] = self.left.keep(torch.stack([least, most], 1)[torch.from_numpy(~proven)])
         points = point.reshape(len(rows), *self.problem.graph.input.shape)
         return Bounded(lower.numpy(), proven, points, choice, slot)
-
-    def keep(self, boxes: Tensor) -> NDArray[np.int32]:
-        """Slots of boxes [N, 2, n] that are left of sub-problems."""
-        slots = self.slots.reserve(len(boxes))
-        self.left = grown(self.left, (self.slots.capacity, *boxes.shape[1:]), torch.float64)
-        self.left[slots] = boxes
-        return slots
 
     def weights(self, found: Linear, real: Tensor) -> Tensor:
         """Weights of the atoms: 1 where there is one, else the best combination.
@@ -116,4 +132,4 @@ class InputEngine:
         return best_weights(*found.parts, scale, real)
 
     def release(self, slots: NDArray[np.int32]) -> None:
-        self.slots.release(slots)
+        self.left.slots.release(slots)

@@ -15,6 +15,7 @@ from surebound.bounds.memory import Memory
 from surebound.bounds.plan import Plan, plan
 from surebound.graph.ir import Graph, evaluate
 from surebound.linear.maps import merged
+from surebound.linear.sparse import know_fixed
 from surebound.regions import Region
 from surebound.search.roots import Roots
 
@@ -70,6 +71,8 @@ def problem(graph: Graph, roots: Roots, dtype: torch.dtype, memory: Memory) -> P
     of = plan(graph, (graph.input.name,))
     params = {kind: detached(graph.values(kind)) for kind in {dtype, torch.float32, torch.float64}}
     values = {kind: unperturbed(of, tensors) for kind, tensors in params.items()}
+    for tensors in values.values():
+        know_fixed(tensors.values())
     return Problem(graph, of, params, values, roots, memory, dtype)
 
 

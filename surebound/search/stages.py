@@ -18,7 +18,7 @@ from surebound.search.attack import attack, try_points
 from surebound.search.collapse import can_collapse
 from surebound.search.collapsed import collapsed_engine
 from surebound.search.engine import Engine
-from surebound.search.inputs import InputEngine
+from surebound.search.inputs import InputEngine, Left
 from surebound.search.neurons import NeuronEngine
 from surebound.search.pool import Pool
 from surebound.search.problem import Problem
@@ -55,8 +55,10 @@ class Search:
         self.neurons = NeuronEngine(
             of, forest, run.boxes, gaps(run, atoms), config.steps, config.rates, refreshes, clips
         )
-        self.engines: dict[str, Engine] = {InputEngine.name: InputEngine(of, forest), NeuronEngine.name: self.neurons}
+        self.inputs = InputEngine(of, forest, Left(of.graph.input.numel))
+        self.engines: dict[str, Engine] = {InputEngine.name: self.inputs, NeuronEngine.name: self.neurons}
         self.engine_of = np.where(few_dimensions(of), InputEngine.name, NeuronEngine.name).astype(object)
+        self.collapses = can_collapse(of.plan)
         self.within = of.roots.within.numpy()
         self.roots_of = np.bincount(run.ledger.prop_of, minlength=len(run.properties))
         self.passed = {limit: np.zeros(len(run.properties), bool) for limit in (LONG, MEDIUM, LONGER, LONGEST)}
@@ -72,9 +74,10 @@ class Search:
 
     def persist(self, waiting: NDArray[np.int64]) -> None:
         """Work harder where the search has become long, once for each property."""
-        roots = self.newly(LONG)
-        tighten_boxes(self.run, roots[self.engine_of[roots] == NeuronEngine.name])
-        self.collapse_cases(self.newly(MEDIUM), waiting)
+        long, medium = self.newly(LONG), self.newly(MEDIUM)
+        tighten_boxes(self.run, long[self.engine_of[long] == NeuronEngine.name])
+        self.collapse_cases(long[self.engine_of[long] == InputEngine.name], waiting)
+        self.collapse_cases(medium[self.engine_of[medium] == NeuronEngine.name], waiting)
         if self.run.config.attack == "pgd":
             attack(self.run, self.newly(LONGER), self.run.config.descent, 0)
             attack(self.run, self.newly(LONGEST), self.run.config.descent)
@@ -91,16 +94,19 @@ class Search:
 
     def collapse_cases(self, roots: NDArray[np.int64], waiting: NDArray[np.int64]) -> None:
         """Give the cases of some roots engines of their own, where these are cheaper."""
-        roots = roots[self.engine_of[roots] == NeuronEngine.name]
-        possible = can_collapse(self.run.problem.plan) and not self.neurons.clips
-        for case in np.unique(self.within[roots]).tolist() if possible else []:
-            with torch.no_grad(), self.run.ledger.charge("bound", roots[self.within[roots] == case]):
-                smaller = collapsed_engine(self.neurons, self.forest, case)
-                if smaller is None:
-                    continue
-                smaller.adopt(self.neurons, self.forest, waiting[self.within[self.forest["root"][waiting]] == case])
-                name = f"{smaller.name}, case {case}"
-                self.engines[name], self.engine_of[self.within == case] = smaller, name
+        for case in np.unique(self.within[roots]).tolist() if self.collapses else []:
+            here = roots[self.within[roots] == case]
+            with torch.no_grad(), self.run.ledger.charge("bound", here):
+                if self.engine_of[here[0]] == InputEngine.name:
+                    smaller = self.inputs.collapsed(case, self.run.boxes)
+                elif not self.neurons.clips:
+                    theirs = waiting[self.within[self.forest["root"][waiting]] == case]
+                    smaller = collapsed_engine(self.neurons, self.forest, case, theirs)
+                else:
+                    smaller = None
+                if smaller is not None:
+                    name = f"{smaller.name}, case {case}"
+                    self.engines[name], self.engine_of[self.within == case] = smaller, name
 
 
 def few_dimensions(of: Problem) -> NDArray[np.bool_]:

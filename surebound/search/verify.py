@@ -24,6 +24,7 @@ from surebound.graph.torch_frontend.compare import compare_again
 from surebound.properties import Property, check_fits
 from surebound.search.attack import QUICK, attack
 from surebound.search.ledger import Ledger
+from surebound.search.mirrors import merge_mirrors
 from surebound.search.problem import problem
 from surebound.search.root_bounds import bound_roots
 from surebound.search.root_boxes import RootBoxes
@@ -68,7 +69,7 @@ def verify(
     chosen = config or VerifyConfig()
     if isinstance(graph.original, ModuleOriginal):
         compare_again(graph, graph.original)
-    prepared = prepare(graph)
+    prepared = merge_mirrors(prepare(graph))
     for prop in properties:
         check_fits(prop, prepared.input.numel, prepared.output.numel)
     roots = roots_of(properties, prepared.input.shape)
