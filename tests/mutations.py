@@ -1206,7 +1206,7 @@ MUTATIONS = (
         "search/inputs.py",
         "own = boxes.take(torch.tensor([case]), torch.float64)",
         "own = boxes.take(torch.tensor([0]), torch.float64)",
-        ("test_search.py", "different_boxes"),
+        ("test_collapse.py", "network_of_their_case"),
     ),
     Mutation(
         "clipping goes a little too far",

@@ -19,9 +19,12 @@ from surebound.regions import Box
 from surebound.search.collapse import best_kept, can_collapse, collapse, first_steps, kept
 from surebound.search.collapsed import CollapsedEngine
 from surebound.search.engine import Bounded
+from surebound.search.inputs import InputEngine, Left
 from surebound.search.problem import Problem, problem
+from surebound.search.root_boxes import RootBoxes
 from surebound.search.roots import roots_of
 from surebound.search.run import VerifyConfig
+from surebound.search.tree import Forest
 from surebound.search.verdict import Verified
 from surebound.search.verify import verify
 
@@ -90,6 +93,21 @@ def test_only_what_is_unstable_or_asked_for_is_left(name: str) -> None:
             box.upper.unsqueeze(1),
         )
         assert left.get(step.site.node.name, torch.empty(0)).tolist() == unstable.flatten().nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "leaky"])
+def test_input_splits_go_on_with_the_network_of_their_case(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same outputs inside of the case."""
+    monkeypatch.setattr("surebound.search.collapse.CHEAPER", 1e9)
+    of, boxes = problem_of(name, "box", 1, 0.5)
+    root_boxes = RootBoxes(2)
+    root_boxes.put(torch.arange(2), boxes, "crown, float64")
+    engine = InputEngine(of, Forest([*of.plan.operands, of.input]), Left(of.graph.input.numel))
+    for case in range(2):
+        smaller = engine.collapsed(case, root_boxes)
+        assert smaller is not None and smaller.left is engine.left and smaller.problem.neurons < of.neurons
+        x = of.roots.region.take(torch.tensor([case])).sample(200, torch.Generator().manual_seed(0))[0]
+        assert torch.allclose(smaller.problem.network(x), of.network(x), rtol=1e-9, atol=1e-9)
 
 
 def test_what_would_cost_more_is_not_collapsed() -> None:

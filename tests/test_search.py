@@ -226,7 +226,7 @@ def test_proof_trees_cover_the_region(how: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("how", HOW)
 def test_cases_with_different_boxes(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One property over four quarters of a box, with a limit for each, the least on a grid and a little less or more."""
+    """One property over four quarters of a box; its limits are a little below, then above, the least on a grid."""
     search_by(how, monkeypatch)
     graph = dense_net(2, (2, 12, 8, 1))
     corners = [
