@@ -15,7 +15,7 @@ from torch import Tensor
 from surebound.linear.maps import merged
 from surebound.regions import Box
 from surebound.search.attack import attack, try_points
-from surebound.search.collapse import can_collapse
+from surebound.search.collapse import can_collapse, cost
 from surebound.search.collapsed import collapsed_engine
 from surebound.search.engine import Engine
 from surebound.search.inputs import InputEngine, Left
@@ -36,9 +36,12 @@ CLIPPED = 64
 """Of those, networks with at most so many inputs get their boxes of inputs clipped."""
 
 LONG, MEDIUM, LONGER, LONGEST = 0, 32, 512, 4096
-"""From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, the attack is made,
-and made again from many points.
+"""From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, cases collapsed, the
+attack is made, and made again from many points.
 """
+
+DEAR = 4 << 20
+"""Where a walk through the network costs so much, boxes cost more than the attack, which then comes before them."""
 
 
 class Search:
@@ -58,7 +61,7 @@ class Search:
         self.inputs = InputEngine(of, forest, Left(of.graph.input.numel))
         self.engines: dict[str, Engine] = {InputEngine.name: self.inputs, NeuronEngine.name: self.neurons}
         self.engine_of = np.where(few_dimensions(of), InputEngine.name, NeuronEngine.name).astype(object)
-        self.collapses = can_collapse(of.plan)
+        self.collapses, self.dear = can_collapse(of.plan), cost(of.plan, of.output) > DEAR
         self.within = of.roots.within.numpy()
         self.roots_of = np.bincount(run.ledger.prop_of, minlength=len(run.properties))
         self.passed = {limit: np.zeros(len(run.properties), bool) for limit in (LONG, MEDIUM, LONGER, LONGEST)}
@@ -74,13 +77,14 @@ class Search:
 
     def persist(self, waiting: NDArray[np.int64]) -> None:
         """Work harder where the search has become long, once for each property."""
-        long, medium = self.newly(LONG), self.newly(MEDIUM)
+        long, medium, longer, longest = map(self.newly, (LONG, MEDIUM, LONGER, LONGEST))
+        if self.run.config.attack == "pgd":
+            attack(self.run, long if self.dear else longer, self.run.config.descent, 0)
+            attack(self.run, longest, self.run.config.descent)
+        long, medium = (roots[self.run.ledger.undecided(roots)] for roots in (long, medium))
         tighten_boxes(self.run, long[self.engine_of[long] == NeuronEngine.name])
         self.collapse_cases(long[self.engine_of[long] == InputEngine.name], waiting)
         self.collapse_cases(medium[self.engine_of[medium] == NeuronEngine.name], waiting)
-        if self.run.config.attack == "pgd":
-            attack(self.run, self.newly(LONGER), self.run.config.descent, 0)
-            attack(self.run, self.newly(LONGEST), self.run.config.descent)
 
     def newly(self, limit: int) -> NDArray[np.int64]:
         """Open roots of properties that have passed a limit since this was asked last."""
