@@ -48,7 +48,7 @@ from surebound.sparsify.select import Selection, select
 from surebound.training.loop import Epoch, Group, Run, train
 from surebound.training.objectives.adversarial import Fgsm
 from surebound.vnnlib import load_vnnlib
-from surebound.vnnlib_write import write_vnnlib
+from surebound.vnnlib.write import write_vnnlib
 
 Say = Callable[[str], None]
 

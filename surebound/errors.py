@@ -50,6 +50,13 @@ class SpecError(SureboundError):
         super().__init__(f"{place}: {message}" if place else message)
 
 
+class UnsupportedSpec(SpecError):
+    """A property that can be read but is of a kind that is not decided here."""
+
+    exit_code = 3
+    verdict = "unsupported"
+
+
 class DataError(SureboundError):
     """A data set that is absent or damaged."""
 

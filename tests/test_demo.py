@@ -31,7 +31,7 @@ from surebound.search.run import VerifyConfig
 from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
 from surebound.search.verify import verify
 from surebound.vnnlib import load_vnnlib, parse_vnnlib
-from surebound.vnnlib_write import vnnlib_text
+from surebound.vnnlib.write import vnnlib_text
 from surebound.witness import Witness
 
 TINY = DemoConfig(

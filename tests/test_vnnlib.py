@@ -360,13 +360,6 @@ def test_errors_say_where_and_what(text: str, message: str) -> None:
     assert (caught.value.file, caught.value.line is None) == ("f", False)
 
 
-def test_version_2_is_named() -> None:
-    with pytest.raises(
-        SpecError, match=r"^f:2:1: VNN-LIB 2\.0 is not supported yet; give the property in VNN-LIB 1\.0$"
-    ):
-        parse_vnnlib("; c\n(vnnlib-version <2.0>)\n(declare-network N", "f")
-
-
 def test_explosion_of_the_normal_form_is_refused() -> None:
     text = ONE + "".join("(assert (or (<= Y_0 0) (<= Y_1 0)))\n" for _ in range(40))
     with pytest.raises(SpecError, match=r"the disjunctive normal form has 1,099,511,627,776 conjunctions"):
