@@ -62,14 +62,19 @@ def test_a_point_on_the_border_stays() -> None:
 
 
 def test_by_hand() -> None:
-    """x + y <= 1 and -x <= -0.75 on the unit square leave [0.75, 1] x [0, 0.25]; with -y <= -0.5 nothing is left."""
+    """x + y <= 1 and -x <= -0.75 on the unit square leave [0.75, 1] x [0, 0.25], the second constraint first seen by the
+    first in another round; with -y <= -0.5 nothing is left.
+    """
     a = torch.tensor([[[1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]], dtype=F64)
     b = torch.tensor([[-1.0, 0.75, 0.5]], dtype=F64)
     square = torch.zeros(1, 2, dtype=F64), torch.ones(1, 2, dtype=F64)
-    least, most, worst = clipped(Linear(a, b, *square), torch.tensor([[True, True, False]]))
+    two = torch.tensor([[True, True, False]])
+    half = clipped(Linear(a, b, *square), two)[:2]
+    assert torch.allclose(half[0], torch.tensor([[0.75, 0.0]], dtype=F64)) and torch.equal(half[1], square[1])
+    least, most, worst = clipped(Linear(a, b, *half), two)
     assert torch.allclose(least, torch.tensor([[0.75, 0.0]], dtype=F64))
     assert torch.allclose(most, torch.tensor([[1.0, 0.25]], dtype=F64)) and float(worst) <= 0
-    assert float(clipped(Linear(a, b, *square), torch.ones(1, 3, dtype=torch.bool))[2]) == pytest.approx(0.25)
+    assert float(clipped(Linear(a, b, least, most), torch.ones(1, 3, dtype=torch.bool))[2]) == pytest.approx(0.25)
 
 
 def test_what_is_not_finite_clips_nothing() -> None:

@@ -46,7 +46,7 @@ class Splits:
 
     def present(self) -> list[int]:
         """Positions in `names` that some group splits."""
-        return sorted(set(self.node[self.sign != 0].tolist()))
+        return self.node[self.sign != 0].unique().tolist()
 
     def to(self, dtype: torch.dtype) -> Splits:
         """Thresholds and signs in another dtype."""
@@ -56,6 +56,11 @@ class Splits:
         """The splits of some groups."""
         node, index, threshold, sign = (part[groups] for part in (self.node, self.index, self.threshold, self.sign))
         return Splits(self.names, node, index, threshold, sign, None if self.unit is None else self.unit[groups])
+
+    def newest(self, depth: int) -> Splits:
+        """The first of each group's splits only."""
+        parts = (part[:, :depth] for part in (self.node, self.index, self.threshold, self.sign))
+        return Splits(self.names, *parts, None if self.unit is None else self.unit[:, :depth])
 
     def per_width(self, boxes: Mapping[str, Interval]) -> Splits:
         """Multipliers in units of 1 / the width of the split value's box: what one unit can move a bound by is 1."""

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CLIPS = 2
-"""Rounds of clipping a box by each constraint."""
-
 SLACK = 1e-10
 """Distances that clipping leaves are larger by this part of the numbers that they are the sum of: those are rounded."""
 
@@ -46,23 +43,24 @@ def clipped(found: Linear, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The boxes [N, n] without what the constraints exclude, and the largest least value [N] of a constraint met on the
     way: where it is positive, nothing is left. real [N, K]: which constraints there are.
 
+    Every constraint is used once, in turn, on what those before it left.
+
     With its least value m <= 0 attained at a corner of the box, no coordinate can be further from that corner than
     -m / |a_i|.
     """
     lower, upper = found.lower, found.upper
     worst = torch.full_like(lower[:, 0], -torch.inf)
-    for _ in range(CLIPS):
-        for k in range(found.b.shape[1]):
-            a, b = found.a[:, k], found.b[:, k]
-            terms = torch.where(a > 0, a * lower, a * upper)
-            least = terms.sum(1) + b
-            used = real[:, k] & torch.isfinite(least)
-            worst = torch.where(used, torch.maximum(worst, least), worst)
-            allowed = SLACK * (terms.abs().sum(1) + b.abs()) - least
-            reach = torch.where(used & (least <= 0), allowed, torch.inf).unsqueeze(1) / a.abs()
-            reach = torch.where(torch.isnan(reach), torch.inf, reach)
-            upper, lower = (
-                torch.where(a > 0, torch.minimum(upper, lower + reach), upper),
-                torch.where(a < 0, torch.maximum(lower, upper - reach), lower),
-            )
+    for k in range(found.b.shape[1]):
+        a, b = found.a[:, k], found.b[:, k]
+        terms = torch.where(a > 0, a * lower, a * upper)
+        least = terms.sum(1) + b
+        used = real[:, k] & torch.isfinite(least)
+        worst = torch.where(used, torch.maximum(worst, least), worst)
+        allowed = SLACK * (terms.abs().sum(1) + b.abs()) - least
+        reach = torch.where(used & (least <= 0), allowed, torch.inf).unsqueeze(1) / a.abs()
+        reach = torch.where(torch.isnan(reach), torch.inf, reach)
+        upper, lower = (
+            torch.where(a > 0, torch.minimum(upper, lower + reach), upper),
+            torch.where(a < 0, torch.maximum(lower, upper - reach), lower),
+        )
     return lower, upper, worst

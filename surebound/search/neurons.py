@@ -35,7 +35,13 @@ from surebound.search.root_boxes import RootBoxes
 from surebound.search.tree import Paths
 
 CANDIDATES = 3
-"""Splits per sub-problem whose children are bounded before one is chosen."""
+"""Splits per sub-problem whose children are bounded before one is chosen, unless boxes are made anew for them."""
+
+NEWEST = 4
+"""Boxes of inputs are clipped by so many of a sub-problem's splits; its parents' have been already, by theirs."""
+
+AT_ONCE, SMALL = 256, 1 << 17
+"""Sub-problems in a batch, more where they have so few neurons that SMALL are not reached."""
 
 CONFIDENT = 3.0
 """Logit of the best-bounded atom of a conjunction at the root."""
@@ -125,7 +131,8 @@ class NeuronEngine:
     def batch(self) -> int:
         layers = len(self.problem.plan.relaxed) + 2
         width = self.problem.neurons + self.problem.graph.input.numel + 1
-        return int(min(256, max(4, self.problem.memory.rows(width, torch.float32) // layers)))
+        most = max(AT_ONCE, SMALL // width)
+        return int(min(most, max(4, self.problem.memory.rows(width, torch.float32) // layers)))
 
     def region(self, rows: NDArray[np.int64], splits: Splits, root: Tensor) -> tuple[Region, Tensor]:
         """Where the inputs of sub-problems are, in float64: in their case's region, or in what is left of their
@@ -203,7 +210,7 @@ class NeuronEngine:
         likely = (lower > 0).nonzero().squeeze(1)
         proven = np.zeros(len(rows), bool)
         if len(likely):
-            exact = self.confirm(splits, root, region, likely, values)
+            exact = self.confirm(splits, root, region, likely, values, lower[likely])
             lower[likely] = exact
             proven[likely.numpy()] = confirmed(exact)
         lower = torch.where(torch.from_numpy(~proven) & (empty > 0), IMPOSSIBLE, lower)
@@ -239,7 +246,7 @@ class NeuronEngine:
 
         A split s (z - t) >= 0 is met only where a lower bound of -s z, linear in the input, is at most -s t.
         """
-        region, splits, name = batch.ctx.regions[self.problem.input], batch.splits, self.problem.input
+        region, splits, name = batch.ctx.regions[self.problem.input], batch.splits.newest(NEWEST), self.problem.input
         assert isinstance(region, Box)
         lines: list[Linear] = []
         for number in splits.present():
@@ -269,13 +276,19 @@ class NeuronEngine:
         least, most, _ = clipped(Linear(a.unsqueeze(1), b, lower, upper), torch.ones_like(b, dtype=torch.bool))
         return torch.stack([least, most], 1)
 
-    def confirm(self, splits: Splits, root: Tensor, region: Region, at: Tensor, values: Values) -> Tensor:
-        """The bounds [len(at)] again, in float64, from float64 boxes, with the same values."""
-        batch = self.prepare(splits.at(at), root[at], region.take(at))
+    def confirm(
+        self, splits: Splits, root: Tensor, region: Region, at: Tensor, values: Values, lower: Tensor
+    ) -> Tensor:
+        """The bounds [len(at)] again, in float64, from float64 boxes, with the same values; not scaled any more.
+
+        lower [len(at)]: what they were found to be, which stands where that was in float64.
+        """
         kept = values.at(at)
-        exact = Values({name: value.double() for name, value in kept.free.items()}, kept.beta, kept.logits)
-        unit = (torch.softmax(kept.logits.double(), 1) * self.scale[root[at]]).sum(1)
-        return self.run(batch, exact, 0).lower.squeeze(1) / unit
+        if self.dtype != torch.float64:
+            batch = self.prepare(splits.at(at), root[at], region.take(at))
+            exact = Values({name: value.double() for name, value in kept.free.items()}, kept.beta, kept.logits)
+            lower = self.run(batch, exact, 0).lower.squeeze(1)
+        return lower / (torch.softmax(kept.logits.double(), 1) * self.scale[root[at]]).sum(1)
 
     def points(self, batch: Batch, found: Optimised) -> Tensor:
         """For each sub-problem the input at which its bound is attained."""
@@ -314,7 +327,7 @@ class NeuronEngine:
         if not sizes:
             return choice
         score = torch.cat(scores, 1)
-        top, place = score.topk(min(CANDIDATES, score.shape[1]), dim=1)
+        top, place = score.topk(min(1 if self.clips else CANDIDATES, score.shape[1]), dim=1)
         usable = torch.isfinite(top) & (top > 1e-9 * top[:, :1].clamp(min=1e-9))
         which = torch.bucketize(place, torch.tensor(np.cumsum(sizes)), right=True)
         offset = torch.tensor([0, *np.cumsum(sizes)[:-1]])[which]
