@@ -16,14 +16,16 @@ from surebound.search.run import Run
 from surebound.search.verdict import Falsified
 from surebound.witness import replay
 
-AT_ONCE = 32
-"""Roots attacked in one pass."""
+AT_ONCE, TOGETHER = 32, 1 << 21
+"""Roots attacked in one pass; more while they have at most TOGETHER activations."""
 
 MOST_RESTARTS = 1000
 """Starting points per root where the network is small enough for that many."""
 
-ATTACK = 1 << 18
-"""Activations per root and step that the starting points may have together, beyond the fewest."""
+ATTACK, SHARED = 1 << 18, 16
+"""Activations per root and step that the starting points may have together, beyond the fewest; where more than SHARED
+roots of a property are open, they share what SHARED of them may have.
+"""
 
 QUICK = Descent(steps=20, stride=0.5, final=0.01, restarts=3)
 """What is spent on a root before its search; the whole attack comes when that gets long."""
@@ -45,8 +47,11 @@ def attack(run: Run, roots: NDArray[np.int64], descent: Descent, most: int = MOS
     of, ledger = run.problem, run.ledger
     generator = torch.Generator().manual_seed(run.config.seed)
     activations = sum(step.site.node.numel for step in of.plan.steps.values())
-    restarts = max(descent.restarts, min(most, ATTACK // max(1, activations)))
-    for piece in pieces(len(roots), AT_ONCE):
+    alike = int(np.bincount(ledger.prop_of[roots], minlength=1).max()) if len(roots) else 0
+    each = ATTACK * SHARED // max(SHARED, alike)
+    restarts = max(descent.restarts, min(most, each // max(1, activations)))
+    together = max(AT_ONCE, TOGETHER // max(1, activations * (restarts + 1)))
+    for piece in pieces(len(roots), together):
         here = roots[piece]
         here = here[ledger.undecided(here)]
         if not len(here):

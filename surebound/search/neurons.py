@@ -35,7 +35,7 @@ from surebound.search.root_boxes import RootBoxes
 from surebound.search.tree import Paths
 
 CANDIDATES = 3
-"""Splits per sub-problem whose children are bounded before one is chosen, unless boxes are made anew for them."""
+"""Splits per sub-problem whose children are bounded before one is chosen, unless boxes of inputs are clipped."""
 
 NEWEST = 4
 """Boxes of inputs are clipped by so many of a sub-problem's splits; its parents' have been already, by theirs."""
