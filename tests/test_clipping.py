@@ -62,8 +62,8 @@ def test_a_point_on_the_border_stays() -> None:
 
 
 def test_by_hand() -> None:
-    """x + y <= 1 and -x <= -0.75 on the unit square leave [0.75, 1] x [0, 0.25], the second constraint first seen by the
-    first in another round; with -y <= -0.5 nothing is left.
+    """x + y <= 1 and -x <= -0.75 on the unit square leave [0.75, 1] x [0, 0.25], once the first constraint has seen
+    what the second leaves; with -y <= -0.5 nothing is left.
     """
     a = torch.tensor([[[1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]], dtype=F64)
     b = torch.tensor([[-1.0, 0.75, 0.5]], dtype=F64)

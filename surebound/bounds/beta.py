@@ -59,8 +59,14 @@ class Splits:
 
     def newest(self, depth: int) -> Splits:
         """The first of each group's splits only."""
-        parts = (part[:, :depth] for part in (self.node, self.index, self.threshold, self.sign))
-        return Splits(self.names, *parts, None if self.unit is None else self.unit[:, :depth])
+        return Splits(
+            self.names,
+            self.node[:, :depth],
+            self.index[:, :depth],
+            self.threshold[:, :depth],
+            self.sign[:, :depth],
+            None if self.unit is None else self.unit[:, :depth],
+        )
 
     def per_width(self, boxes: Mapping[str, Interval]) -> Splits:
         """Multipliers in units of 1 / the width of the split value's box: what one unit can move a bound by is 1."""
