@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from nets import Builder
+from numpy.typing import NDArray
 from torch import Tensor
 
+from surebound.attacks.pgd import Descent
 from surebound.bounds.alpha import optimise
 from surebound.bounds.attained import attained
 from surebound.bounds.beta import Splits
@@ -26,11 +28,12 @@ from surebound.linear.maps import Dense
 from surebound.ops import OPS
 from surebound.ops.record import Interval
 from surebound.properties import Case, Disjunct, Property, robust
-from surebound.regions import Box, LpBall
+from surebound.regions import Box, LpBall, Region
+from surebound.search.attack import REFINEMENT
 from surebound.search.branching.scores import neuron_scores
 from surebound.search.mixing import best_weights, combined
 from surebound.search.root_boxes import RootBoxes
-from surebound.search.run import VerifyConfig
+from surebound.search.run import Run, VerifyConfig
 from surebound.search.tree import Forest, Tree
 from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
 from surebound.search.verify import verify
@@ -111,6 +114,27 @@ def test_verdict_follows_a_dense_grid(activation: str, how: str, seed: int, monk
     assert isinstance(safe.verdict, Verified), safe
     assert 0 < safe.verdict.margin < 2 * gap
     assert isinstance(unsafe.verdict, Falsified), unsafe
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, 48), (6, 8), (100, 5)])
+def test_starting_points_are_shared_by_the_disjuncts_of_a_property(
+    count: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quick attack has three for each, the whole attack what a property has, but five for each; and the middle."""
+    seen: list[tuple[int, int]] = []
+
+    def noting(run: Run, here: NDArray[np.int64], region: Region, starts: Tensor, descent: Descent) -> None:
+        if descent != REFINEMENT:
+            seen.append((len(here), starts.shape[1]))
+
+    monkeypatch.setattr("surebound.search.attack.descend", noting)
+    monkeypatch.setattr("surebound.search.attack.ATTACK", 0)
+    monkeypatch.setattr("surebound.search.stages.DEAR", -1)
+    graph, low, high = dense_net(0, (2, 12, 8, 2)), -torch.ones(2, dtype=F64), torch.ones(2, dtype=F64)
+    least = dense_minimum(graph, low, high, conjunction([[1.0, 0.5]], [0.0]), 60)
+    some = [conjunction([[1.0, 0.5]], [least - 0.02])] * count
+    verify(graph, [prop(low, high, *some)], VerifyConfig(timeout=5.0))
+    assert seen[:2] == [(count, 4), (count, wanted + 1)]
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -14,13 +14,15 @@ from surebound.regions import Region
 @dataclass(frozen=True)
 class Descent:
     """steps: gradient steps per restart. stride, final: first and last step as fractions of the region's
-    radius, geometric in between. restarts: random starting points per region.
+    radius, geometric in between. restarts: random starting points per region; points: of a property, for its regions
+    to share where that is more for each.
     """
 
     steps: int = 100
     stride: float = 0.5
     final: float = 0.002
     restarts: int = 5
+    points: int = 0
 
 
 def worst_row(outputs: Tensor, spec: Tensor, threshold: Tensor, real: Tensor) -> Tensor:

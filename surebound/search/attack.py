@@ -47,9 +47,9 @@ def attack(run: Run, roots: NDArray[np.int64], descent: Descent, most: int = MOS
     of, ledger = run.problem, run.ledger
     generator = torch.Generator().manual_seed(run.config.seed)
     activations = sum(step.site.node.numel for step in of.plan.steps.values())
-    alike = int(np.bincount(ledger.prop_of[roots], minlength=1).max()) if len(roots) else 0
+    alike = int(np.bincount(ledger.prop_of[roots], minlength=1).max()) if len(roots) else 1
     each = ATTACK * SHARED // max(SHARED, alike)
-    restarts = max(descent.restarts, min(most, each // max(1, activations)))
+    restarts = max(descent.restarts, descent.points // alike, min(most, each // max(1, activations)))
     together = max(AT_ONCE, TOGETHER // max(1, activations * (restarts + 1)))
     for piece in pieces(len(roots), together):
         here = roots[piece]

@@ -35,7 +35,7 @@ class VerifyConfig:
     device: str = "cpu"
     seed: int = 0
     memory: int = 1 << 30
-    descent: Descent = field(default_factory=Descent)
+    descent: Descent = Descent(points=48)
     steps: int = 6
     rates: Rates = field(default_factory=Rates)
 
