@@ -94,7 +94,7 @@ class CollapsedEngine:
         left = {
             name: merged(value, 3)[..., self.collapsed.positions[names[name]]]
             for name, value in free.items()
-            if names[name] in self.collapsed.positions
+            if names[name] in self.collapsed.positions and name in self.inner.relaxed
         }
         kept = self.inner.multipliers.store(torch.zeros_like(case), left, beta[:, :, 1:], logits)
         self.inner.multipliers.users[kept] = users
