@@ -6,8 +6,7 @@ Everything shown is measured in the run; nothing is fixed beforehand but the set
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +22,7 @@ from surebound.data.digits import load_digits
 from surebound.graph.ir import Graph
 from surebound.graph.onnx_import import load_onnx
 from surebound.graph.torch_export import trace
+from surebound.machine import one_thread
 from surebound.measures.accuracy import clean_accuracy, pgd_accuracy
 from surebound.measures.verified import EvaluateConfig, Judged, evaluate, shares
 from surebound.properties import Property, robust
@@ -222,19 +222,6 @@ def fit(stage: Stage, name: str, network: nn.Module, groups: Sequence[Group], ru
     objective = Fgsm(align=config.align)
     with one_thread():
         train(network, stage.data.train, objective, groups, run, score, report)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: more gain nothing on layers this small, and the weights that training
-    gives no longer depend on the number of cores.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def choose_neurons(stage: Stage, network: nn.Module) -> Selection:

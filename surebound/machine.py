@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,10 @@ _DEVICE = re.compile(r"cpu|cuda(?::(0|[1-9][0-9]*))?")
 
 LONGEST = 1e8
 """Seconds, three years: longer limits are as good as none, and the system's clock may not take them."""
+
+
+WORTH = 0.9
+"""The part of one thread's time that several may take at most, to be used."""
 
 
 class TimeLimit(SureboundError):
@@ -69,12 +74,54 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def use_threads(count: int | None) -> int:
-    """Let torch compute with `count` threads (None: as many as it likes); how many that are."""
+    """Let torch compute with `count` threads; how many that are.
+
+    None: with as many as it likes, where that is faster than one at the moment. The cores of a virtual machine may
+    share one real core; threads that wait for each other there make a search ten times slower (docs/decisions.md).
+    """
     import torch
 
     if count is not None:
         torch.set_num_threads(count)
+    elif torch.get_num_threads() > 1 and not threads_help():
+        torch.set_num_threads(1)
     return torch.get_num_threads()
+
+
+def threads_help(calls: int = 32) -> bool:
+    """Whether three calls in four of an op of 0.2 ms take less with torch's threads than half of them with one."""
+    import torch
+
+    x = torch.linspace(-4, 4, 1 << 18)
+    x.sigmoid()
+
+    def sorted_times() -> list[float]:
+        times: list[float] = []
+        for _ in range(calls):
+            began = time.perf_counter()
+            x.sigmoid()
+            times.append(time.perf_counter() - began)
+        return sorted(times)
+
+    several = sorted_times()
+    with one_thread():
+        single = sorted_times()
+    return several[3 * calls // 4] < WORTH * single[calls // 2]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: more gain nothing on small tensors, and what is computed no longer depends
+    on the number of cores.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_memory() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from tiny_files import W1, forward, write_model, write_spec
 from typer.testing import CliRunner
 
@@ -29,7 +30,7 @@ from surebound.cli.app import app
 from surebound.cli.output import to_json
 from surebound.cli.progress import steps_shown
 from surebound.errors import OutOfMemory
-from surebound.machine import TimeLimit, ending_interrupts, parse_size, time_limit
+from surebound.machine import TimeLimit, ending_interrupts, one_thread, parse_size, time_limit, use_threads
 from surebound.proofs.replay import Replayed
 from surebound.reports.table import Table
 from surebound.witness import parse_witness
@@ -278,6 +279,16 @@ def test_info(model: Path) -> None:
     assert re.search(r"parameters +17\n", text)
     assert re.search(r"neurons +3 \(3 relu\)\n", text)
     assert re.search(r"relu +1  linear bounds", text)
+
+
+@pytest.mark.parametrize(("help_", "used"), [(True, 3), (False, 1)])
+def test_several_threads_are_used_where_they_help(help_: bool, used: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with one_thread():  # restores the number of threads afterwards
+        torch.set_num_threads(3)
+        monkeypatch.setattr("surebound.machine.threads_help", lambda: help_)
+        assert use_threads(None) == torch.get_num_threads() == used
+        assert use_threads(2) == torch.get_num_threads() == 2
+        assert use_threads(1) == torch.get_num_threads() == 1
 
 
 def test_help_and_version() -> None:

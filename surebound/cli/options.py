@@ -30,7 +30,7 @@ class Common:
     ] = "float32"
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads.", show_default="torch's choice", rich_help_panel=PANEL),
+        typer.Option(help="CPU threads.", show_default="torch's, where they help", rich_help_panel=PANEL),
     ] = None
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="What one pass may use, such as 4GB or 512MiB.", rich_help_panel=PANEL)

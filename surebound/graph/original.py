@@ -24,14 +24,15 @@ TOLERANCE = 1e-4
 
 
 def open_session(data: bytes, path: str, optimised: bool = True) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU with at most two threads; `path` is for the message of ModelError.
+    """An onnxruntime session on the CPU with at most two threads, which sleep while they wait.
 
-    optimised: with onnxruntime's rewrites of the network, as it does by default; without, it computes each node as
-    the file has it.
+    path: for the message of ModelError. optimised: with onnxruntime's rewrites of the network, as it does by default;
+    without, it computes each node as the file has it.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from surebound.graph.ir import Graph
 from surebound.graph.module_original import ModuleOriginal
 from surebound.graph.prepare import prepare
 from surebound.graph.torch_frontend.compare import compare_again
+from surebound.machine import one_thread
 from surebound.properties import Property, check_fits
 from surebound.search.attack import QUICK, attack
 from surebound.search.ledger import Ledger
@@ -33,6 +35,9 @@ from surebound.search.run import Run, VerifyConfig
 from surebound.search.stages import Search
 from surebound.search.tree import Forest
 from surebound.search.verdict import Outcome, Unknown, Verdict, Verified
+
+FEW = 2_000
+"""Networks with at most this many neurons are computed with one thread: their tensors are too small for more."""
 
 LARGE = 10_000
 """Networks with more neurons are attacked before they are bounded."""
@@ -89,7 +94,8 @@ def verify(
                     decided(p, outcomes[p])
 
     try:
-        decide(run, forest, progress, tell)
+        with one_thread() if of.neurons <= FEW else nullcontext():
+            decide(run, forest, progress, tell)
     except OutOfMemory as error:
         run.ledger.end(run.ledger.roots_open(), Unknown(str(error), "memory"))
     tell(np.ones(len(properties), bool))

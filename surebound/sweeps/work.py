@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surebound.errors import ModelError, SpecError, SureboundError
-from surebound.machine import check_device, keep_memory, time_limit
+from surebound.machine import check_device, keep_memory, time_limit, use_threads
 from surebound.sweeps.instances import onnx_sha256, sha256
 from surebound.sweeps.jobs import Job, Result, failed, too_late
 
@@ -29,12 +29,10 @@ class Decider:
 
     def __init__(self, share: int = 1) -> None:
         # What takes long to load is loaded here, so that no job pays for it.
-        import torch
-
         import surebound.instance
         import surebound.search.verify  # noqa: F401
 
-        self.cores = max(1, torch.get_num_threads() // share)
+        self.cores = max(1, use_threads(None) // share)
         self.loaded: tuple[str, Graph | SureboundError] | None = None
 
     def __call__(self, job: Job) -> Result:
