@@ -80,6 +80,36 @@ def network(seed: int) -> Graph:
     return b.graph(b.linear(x, rng.choice([2, 3]), name="y"))
 
 
+def moving_products(seed: int) -> Graph:
+    """Two inputs; attention, gates, quotients and softmax between linear layers; two outputs."""
+    rng, b = random.Random(seed), Builder(seed)
+    x = b.op("tanh", b.linear(b.input(2), 6))
+    for _ in range(rng.randint(1, 2)):
+        kind = rng.choice(["attention", "gate", "quotient", "softmax", "square", "norm"])
+        if kind == "attention":
+            tokens = b.op("reshape", x, shape=(3, 2))
+            query, key, value = (b.linear(tokens, 2) for _ in range(3))
+            scores = b.op("matmul", query, b.op("transpose", key, perm=(1, 0)))
+            x = b.flat(b.op("matmul", b.op("softmax", scores, axis=1), value))
+        elif kind == "gate":
+            x = b.op("mul", b.linear(x, 6), b.op("sigmoid", b.linear(x, 6)))
+        elif kind == "quotient":
+            below = b.op("add", b.op("exp", b.linear(x, 6)), b.param(torch.tensor(0.5, dtype=F64)))
+            x = b.op("div", b.linear(x, 6), below)
+        elif kind == "softmax":
+            x = b.op("softmax", b.linear(x, 6), axis=0)
+        elif kind == "square":
+            y = b.linear(x, 6)
+            x = b.op("log", b.op("add", b.op("mul", y, y), b.param(torch.tensor(0.3, dtype=F64))))
+        else:
+            gap = b.op("sub", x, b.op("mean", x, axes=(0,), keepdim=True))
+            spread = b.op("mean", b.op("mul", gap, gap), axes=(0,), keepdim=True)
+            root = b.op("sqrt", b.op("add", spread, b.param(torch.tensor(0.1, dtype=F64))))
+            x = b.op("div", gap, root)
+        x = b.op("erf", b.linear(x, 6)) if rng.random() < 0.3 else x
+    return b.graph(b.linear(x, 2, name="y"))
+
+
 def specification(seed: int, graph: Graph) -> tuple[Disjunct, ...]:
     """One or two disjuncts of one or two random rows, with thresholds still to be moved."""
     generator = torch.Generator().manual_seed(seed)
@@ -111,9 +141,9 @@ def least_slack(graph: Graph, disjuncts: tuple[Disjunct, ...], low: Tensor, high
     return best, float(found.max() - found.min())
 
 
-def check(seed: int) -> int:
+def check(seed: int, made: Callable[[int], Graph] = network, timeout: float = 20.0) -> int:
     """Both sides of the least slack of one network; how many of the two were decided."""
-    graph = network(seed)
+    graph = made(seed)
     disjuncts = specification(seed, graph)
     generator = torch.Generator().manual_seed(seed)
     low = torch.randn(2, dtype=F64, generator=generator)
@@ -129,7 +159,7 @@ def check(seed: int) -> int:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("surebound.search.stages.FEW_DIMENSIONS", 10 if few == 0 else 0)
             patch.setattr("surebound.search.stages.CLIPPED", 64 if few == 1 else 0)
-            config = VerifyConfig(timeout=0.5 if attack == "none" else 20.0, attack=attack)
+            config = VerifyConfig(timeout=0.5 if attack == "none" else timeout, attack=attack)
             (outcome,) = verify(graph, [prop], config)
             if isinstance(outcome.verdict, Falsified):
                 assert shift > least, (seed, "a witness where there is none", outcome)
@@ -149,6 +179,12 @@ def check_piece(first: int) -> None:
 @pytest.mark.parametrize("first", range(0, NETWORKS // EVERY, PIECE))
 def test_verdicts_are_those_of_dense_sampling(first: int) -> None:
     check_piece(first)
+
+
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(PIECE, 200, PIECE))])
+def test_verdicts_on_products_are_those_of_dense_sampling(first: int) -> None:
+    size = PIECE if first else PIECE // 4
+    assert sum(check(seed, moving_products, 5.0) for seed in range(first, first + size)) >= size
 
 
 def test_a_split_that_the_output_no_longer_depends_on() -> None:

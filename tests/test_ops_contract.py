@@ -17,6 +17,7 @@ from surebound.graph.ir import Node, Site
 from surebound.linear.maps import Columns, Dense, LinearMap, Rows, merged
 from surebound.linear.pull import FAST, pull, transpose
 from surebound.ops import OPS
+from surebound.ops.curved import CURVED
 from surebound.ops.record import Frame, Interval, Relaxation
 from surebound.regions import Box
 
@@ -92,6 +93,12 @@ class Sample:
     def relaxed(self) -> bool:
         """Would a walk use the relaxation here?"""
         return OPS[self.op].relax is not None and not self.affine
+
+    @property
+    def relaxation(self) -> Relaxation:
+        found = OPS[self.op].relax
+        assert found is not None
+        return found
 
     @property
     def values(self) -> list[Tensor | None]:
@@ -265,6 +272,14 @@ SAMPLES: list[Sample] = [
     ),
     Sample("sigmoid", (X,)),
     Sample("tanh", (X,)),
+    *(Sample(op, (X,)) for op in ("erf", "exp", "log", "sqrt", "square", "reciprocal")),
+    Sample("factors", (moving(2, 2, 3),)),
+    Sample("factors", (moving(2),)),
+    Sample("product", (moving(2, 2, 3), X, X)),
+    Sample("product", (moving(2, 3), moving(3), fixed(randn(3)))),
+    Sample("softmax", (X,), {"axis": 1}),
+    Sample("softmax", (moving(2, 3, 2),), {"axis": 0}),
+    Sample("softmax", (moving(1),), {"axis": 0}),
     Sample(
         "max_pool2d",
         (moving(2, 4, 5),),
@@ -278,8 +293,12 @@ SAMPLES: list[Sample] = [
     Sample("minimum", (moving(3), fixed(randn(2, 1)))),
 ]
 AFFINE = [sample for sample in SAMPLES if sample.affine]
-RELAXED = [sample for sample in SAMPLES if sample.relaxed]
-SMOOTH = [sample for sample in RELAXED if sample.op in ("sigmoid", "tanh")]
+TOGETHER = [sample for sample in SAMPLES if sample.relaxed and sample.relaxation.together]
+RELAXED = [sample for sample in SAMPLES if sample.relaxed and sample not in TOGETHER]
+SMOOTH = [sample for sample in RELAXED if sample.op in ("sigmoid", "tanh", "erf")]
+BENT = {*(sample.op for sample in SMOOTH), *CURVED}
+MERGING = ("max_merge", "product")
+"""Ops with an operand that is computed from the others."""
 
 
 def each(samples: Sequence[Sample]) -> pytest.MarkDecorator:
@@ -291,7 +310,7 @@ def test_every_op_of_the_table_has_sample_sites() -> None:
 
 
 def test_every_relaxation_and_every_fast_transpose_is_exercised() -> None:
-    assert {sample.op for sample in RELAXED} == {name for name, op in OPS.items() if op.relax is not None}
+    assert {sample.op for sample in [*RELAXED, *TOGETHER]} == {name for name, op in OPS.items() if op.relax is not None}
     assert {sample.op for sample in AFFINE} >= set(FAST)
 
 
@@ -345,8 +364,25 @@ each_box = pytest.mark.parametrize("kind", BOXES)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
 
+def positive(box: Interval) -> Interval:
+    """The numbers' sizes, and a little more."""
+    zero = torch.zeros_like(box.lower)
+    near = torch.maximum(torch.maximum(box.lower, -box.upper), zero)
+    return Interval(near + 0.05, torch.maximum(box.lower.abs(), box.upper.abs()) + 0.05)
+
+
+DOMAINS: dict[str, Callable[[Interval], Interval]] = {
+    "exp": lambda box: Interval(box.lower.clamp(-60, 60), box.upper.clamp(-60, 60)),
+    "log": positive,
+    "sqrt": positive,
+    "reciprocal": positive,
+}
+"""Where ops that are not defined, or not finite, everywhere are tried."""
+
+
 def boxes_at(sample: Sample, kind: str) -> list[Interval]:
-    return [BOXES[kind](shape) for shape in sample.shapes]
+    domain = DOMAINS.get(sample.op, lambda box: box)
+    return [domain(BOXES[kind](shape)) for shape in sample.shapes]
 
 
 def inside(boxes: Sequence[Interval], count: int = 24) -> list[Tensor]:
@@ -363,7 +399,14 @@ def inside(boxes: Sequence[Interval], count: int = 24) -> list[Tensor]:
 
 
 def feasible(sample: Sample, boxes: Sequence[Interval], points: list[Tensor]) -> tuple[list[Interval], list[Tensor]]:
-    """Boxes and points as the graph would hand them over: a merged maximum's middle operand is relu(a - b)."""
+    """Boxes and points as the graph would hand them over: a merged maximum's middle operand is relu(a - b), a product's
+    first one its factors'.
+    """
+    if sample.op == "product":
+        moved = iter(points[1:])
+        x, y = (next(moved) if o.value is None else o.value.expand(1, 1, *o.shape) for o in sample.operands[1:])
+        terms = torch.stack(torch.broadcast_tensors(x * y, torch.zeros_like(x * y)), 2)
+        return [Interval(terms.amin(1), terms.amax(1)), *boxes[1:]], [terms, *points[1:]]
     if sample.op != "max_merge":
         return list(boxes), points
     rest = len(points) - 2
@@ -397,7 +440,9 @@ def test_interval_contains_the_values(sample: Sample) -> None:
 @each(SAMPLES)
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e8])
 def test_interval_of_a_point_is_the_value(sample: Sample, scale: float) -> None:
+    domain = DOMAINS.get(sample.op, lambda box: box)
     points = [scale * torch.randn(G, 1, *shape, dtype=torch.float64) for shape in sample.shapes]
+    points = [domain(Interval(p, p.clone())).lower for p in points]
     boxes = [Interval(p[:, 0], p[:, 0].clone()) for p in points]
     boxes, points = feasible(sample, boxes, points)
     lower, upper = sample.interval(boxes)
@@ -407,7 +452,7 @@ def test_interval_of_a_point_is_the_value(sample: Sample, scale: float) -> None:
     torch.testing.assert_close(upper, value, rtol=0, atol=slack)
 
 
-@each([sample for sample in SAMPLES if sample.op != "max_merge"])
+@each([sample for sample in SAMPLES if sample.op not in MERGING])
 @pytest.mark.parametrize("kind", ["ordinary", "wide", "million", "lopsided"])
 def test_smaller_boxes_give_smaller_intervals(sample: Sample, kind: str) -> None:
     outer = boxes_at(sample, kind)
@@ -476,9 +521,7 @@ def trainable(sample: Sample, dtype: torch.dtype) -> tuple[Sample, list[Tensor]]
 
 
 def relaxation(sample: Sample) -> Relaxation:
-    found = OPS[sample.op].relax
-    assert found is not None
-    return found
+    return sample.relaxation
 
 
 def grid(sample: Sample, box: Interval, count: int = 81) -> Tensor:
@@ -551,9 +594,10 @@ def test_lines_touch_the_function(sample: Sample, kind: str) -> None:
     (box,) = boxes_at(sample, kind)
     x = grid(sample, box, 801)
     f = sample.at([x]).unsqueeze(1)
-    # a tangent point lies up to half a step from a grid point: curvature at most 1, 0.8 for tanh
-    step = float((box.upper - box.lower).max()) / 800
-    slack = (step * step if sample.op in ("sigmoid", "tanh") else 0.0) + TOLERANCE * scale_of(f, x)
+    # a tangent point lies up to half a step from a grid point: the function bends away by a second difference at most
+    even = f[:, :, :801]
+    second = (even[:, :, 2:] - 2 * even[:, :, 1:-1] + even[:, :, :-2]).abs().max()
+    slack = (float(second) if sample.op in BENT else 0.0) + TOLERANCE * scale_of(f, x)
     for free in free_choices(sample, box):
         below, above, _ = lines_at(sample, box, free, x)
         assert (f - below).amin(2).max() <= slack
@@ -677,6 +721,92 @@ def check_derivatives(sample: Sample, step: float, tolerance: float) -> None:
         slope = float(loss(*ahead) - loss(*behind)) / (2 * step)
         found = 0.0 if gradient is None else float((gradient * move).sum())
         assert found == pytest.approx(slope, rel=tolerance, abs=tolerance / 10)
+
+
+# --- lines that count together ------------------------------------------------------------------------------------
+
+
+def sums(sample: Sample, box: Interval, free: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Summed over the value's first axis: the function, the lines below and above, at x [G, n, *shape]; the size."""
+    below, above, scale = lines_at(sample, box, free, x)
+    return sample.at([x]).unsqueeze(1).sum(3), below.sum(3), above.sum(3), scale
+
+
+@each(TOGETHER)
+@each_box
+def test_lines_enclose_the_function_together(sample: Sample, kind: str) -> None:
+    (box,) = boxes_at(sample, kind)
+    (x,) = inside([box], 200)
+    for free in free_choices(sample, box):
+        f, below, above, scale = sums(sample, box, free, x)
+        slack = TOLERANCE * max(scale, scale_of(f))
+        assert (f - below).min() >= -slack
+        assert (above - f).min() >= -slack
+
+
+@each(TOGETHER)
+def test_lines_touch_the_function_at_corners_together(sample: Sample) -> None:
+    (box,) = boxes_at(sample, "ordinary")
+    share = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).double()
+    share = share.reshape(1, 4, 2, *[1] * (len(sample.site.shape) - 1))
+    x = box.lower.unsqueeze(1) + share * (box.upper - box.lower).unsqueeze(1)
+    for free in (torch.zeros, torch.ones):
+        f, below, above, _ = sums(sample, box, free(2, G, 1, *sample.site.shape, dtype=torch.float64), x)
+        assert ((f - below).abs() < 1e-12).sum(2).min() >= 3, "a plane of McCormick's meets three corners"
+        assert ((f - above).abs() < 1e-12).sum(2).min() >= 3
+
+
+@each(TOGETHER)
+@each_box
+def test_entries_not_called_loose_are_exact_together(sample: Sample, kind: str) -> None:
+    (box,) = boxes_at(sample, kind)
+    fixed_half = torch.rand_like(box.lower[:, :1]) < 0.5
+    upper = torch.where(torch.cat([fixed_half, ~fixed_half & (torch.rand_like(box.lower[:, :1]) < 0.5)], 1), *(
+        box.lower, box.upper
+    ))  # fmt: skip
+    box = Interval(box.lower, upper)
+    loose = sample.relaxation.loose(sample.site, sample.values, box.lower.unsqueeze(1), box.upper.unsqueeze(1))
+    assert torch.equal(loose[:, :, 0], loose[:, :, 1])
+    assert not bool(loose[:, 0, 0][fixed_half[:, 0]].any())
+    (x,) = inside([box], 50)
+    for free in free_choices(sample, box):
+        f, below, above, scale = sums(sample, box, free, x)
+        tight = ~loose[:, :, 0].unsqueeze(2).expand_as(below)
+        slack = TOLERANCE * max(scale, scale_of(f))
+        assert ((below - f).abs() * tight).max() <= slack
+        assert ((above - f).abs() * tight).max() <= slack
+
+
+@each(TOGETHER)
+def test_start_values_are_admissible_together(sample: Sample) -> None:
+    (box,) = boxes_at(sample, "ordinary")
+    start = start_free(sample, box)
+    assert start.shape[1:] == (G, 1, *sample.site.shape)
+    assert torch.equal(admissible(sample, box, start), start)
+
+
+@each(TOGETHER)
+def test_gradients_of_lines_are_their_derivatives_together(sample: Sample) -> None:
+    check_derivatives(sample, step=1e-6, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("op", ["log", "sqrt", "reciprocal"])
+def test_outside_their_domain_functions_have_no_finite_lines(op: str) -> None:
+    sample = Sample(op, (moving(4),))
+    lower = torch.tensor([[-2.0, -1.0, -1e-300, -torch.inf]], dtype=torch.float64)
+    upper = torch.tensor([[-1.0, 3.0, 1.0, torch.inf]], dtype=torch.float64)
+    box = Interval(lower, upper)
+    slope, below, other, above = lines_of(sample, lower, upper, start_free(sample, box))
+    assert not (torch.isfinite(slope + below)).any()
+    assert not (torch.isfinite(other + above)).any()
+
+
+def test_the_reciprocal_of_a_box_around_zero_is_anything() -> None:
+    found = Sample("reciprocal", (moving(3),)).interval(
+        [Interval(torch.tensor([[-1.0, 0, -4]]), torch.tensor([[1.0, 2, -2]]))]
+    )
+    assert found.lower.tolist() == [[-INF, -INF, -0.5]]
+    assert found.upper.tolist() == [[INF, INF, -0.25]]
 
 
 # --- transposes --------------------------------------------------------------------------------------------------

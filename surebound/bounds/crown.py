@@ -142,7 +142,11 @@ def caching_lines(ctx: Context, boxes: Mapping[str, Interval]) -> LinesOf:
 
 
 def loose(ctx: Context, name: str, box: Interval) -> Tensor:
-    """bool [G, *shape]: neurons of node `name` that some relaxed step reading it cannot bound exactly."""
+    """bool [G, *shape]: neurons of node `name` that some relaxed step reading it cannot bound exactly; of a node that
+    such steps read in another arrangement all that move.
+    """
+    if name not in ctx.plan.operands:
+        return box.lower < box.upper
     mask = torch.zeros(box.lower.shape, dtype=torch.bool, device=box.lower.device)
     for step in ctx.plan.operands.get(name, ()):
         found = step.relaxation.loose(
@@ -236,7 +240,7 @@ def boxes_of(
     def refine(node: Node, box: Interval) -> Interval:
         if node.name in known:
             box = intersect(box, known[node.name])
-        if node.name not in ctx.plan.operands:
+        if node.name not in ctx.plan.bounded:
             return box
         if exact and ctx.plan.one_affine_map(node.name):
             return box

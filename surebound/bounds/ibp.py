@@ -25,13 +25,13 @@ def sound(box: Interval) -> Interval:
 
 
 def intersect(a: Interval, b: Interval) -> Interval:
-    """The common part of two sound boxes, ends of `b` that are NaN apart; where rounding makes them miss each
-    other, `b` is kept.
+    """The common part of two sound boxes, ends of `b` that are NaN apart; where they miss each other, by
+    rounding or because no input is left, `a` is kept: it lies where the node's op is defined.
     """
     b = sound(b)
     lower, upper = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
     fits = lower <= upper
-    return Interval(torch.where(fits, lower, b.lower), torch.where(fits, upper, b.upper))
+    return Interval(torch.where(fits, lower, a.lower), torch.where(fits, upper, a.upper))
 
 
 def unperturbed(plan: Plan, params: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,10 @@ ELEMENTWISE = frozenset({"add", "sub", "neg", "mul", "div", "batch_norm", "resha
 """Affine ops of one perturbed operand whose results each depend on a single value of it."""
 
 
+MOVES = frozenset({"reshape", "transpose", "expand", "concat", "slice", "gather"})
+"""Ops whose results are values of their operands."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One perturbed, computed node: its site, its op, and which operands are perturbed."""
@@ -58,6 +62,30 @@ class Plan:
         for step in self.relaxed:
             readers.setdefault(step.site.node.inputs[0], []).append(step)
         return {name: tuple(steps) for name, steps in readers.items()}
+
+    @cached_property
+    def bounded(self) -> frozenset[str]:
+        """The nodes whose boxes are worth a walk: operands of relaxed steps, or what these repeat, where it is less."""
+        found: set[str] = set()
+        for name in self.operands:
+            sources = self.moved_from(name)
+            fewer = sum(self.graph[source].numel for source in sources) < self.graph[name].numel
+            found.update(sources if fewer else {name})
+        return frozenset(found)
+
+    def moved_from(self, name: str) -> set[str]:
+        """The perturbed nodes whose values a node consists of."""
+        waiting, found = [name], set[str]()
+        while waiting:
+            here = waiting.pop()
+            step = self.steps.get(here)
+            if step is not None and step.site.node.op in MOVES:
+                waiting += [
+                    source for source, moves in zip(step.site.node.inputs, step.perturbed, strict=True) if moves
+                ]
+            else:
+                found.add(here)
+        return found
 
     def one_affine_map(self, start: str) -> bool:
         """Is `start` reached from one root through a chain of affine steps of which at most one mixes values?
@@ -140,8 +168,18 @@ def planned(graph: Graph, roots: tuple[str, ...]) -> Plan:
             raise UnsupportedOp(node.op, node.name, node.origin, "it is not affine in what is perturbed", rules(op))
         if not step.affine and any(step.perturbed[1:]):
             raise UnsupportedOp(node.op, node.name, node.origin, "only its first operand may be perturbed", rules(op))
+        if not step.affine and step.relaxation.together:
+            check_together(graph, node)
         steps[node.name] = step
     return Plan(graph, roots, steps)
+
+
+def check_together(graph: Graph, node: Node) -> None:
+    """Only sums over its first axis read a node whose lines mean nothing one by one; else UnsupportedOp."""
+    readers = [graph[name] for name in graph.consumers[node.name]]
+    fine = all(reader.op == "product" and reader.inputs.count(node.name) == 1 for reader in readers)
+    if not fine or node.name in graph.outputs or any(reader.inputs[0] != node.name for reader in readers):
+        raise UnsupportedOp(node.op, node.name, node.origin, "only a product may read it", "the products of two values")
 
 
 def operand(step: Step) -> Node:

@@ -23,6 +23,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "concat": ("axis",),
         "slice": ("axis", "start", "stop", "step"),
         "gather": ("axis", "indices"),
+        "softmax": ("axis",),
         "sum": ("axes", "keepdim"),
         "mean": ("axes", "keepdim"),
     }

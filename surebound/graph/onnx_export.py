@@ -259,6 +259,31 @@ def write_gate(writer: Writer, node: Node) -> None:
     writer.put(node, "Add", [line, writer.part(node, "Mul", [gate, gap])])
 
 
+def write_softmax(writer: Writer, node: Node) -> None:
+    writer.put(node, "Softmax", writer.fixed(node), axis=node.attrs["axis"] + 1)
+
+
+def write_factors(writer: Writer, node: Node) -> None:
+    """(x y, 0) from (x, y), the two along the first axis."""
+    (stack,) = writer.fixed(node)
+    numbers = {"starts": 0, "ends": 1, "axes": 1}
+    parts = []
+    for start in (0, 1):
+        numbers |= {"starts": start, "ends": start + 1}
+        at = [writer.integers(node, role, [number]) for role, number in numbers.items()]
+        parts.append(writer.part(node, "Slice", [stack, *at]))
+    terms = writer.part(node, "Mul", parts)
+    writer.put(node, "Concat", [terms, writer.part(node, "Sub", [terms, terms])], axis=1)
+
+
+def write_square(writer: Writer, node: Node) -> None:
+    writer.put(node, "Mul", [*writer.fixed(node)] * 2)
+
+
+def write_product(writer: Writer, node: Node) -> None:
+    writer.put(node, "Mul", [writer.name(name) for name in node.inputs[1:]])
+
+
 def write_max_merge(writer: Writer, node: Node) -> None:
     writer.put(node, "Add", writer.lifted(node, len(node.shape))[:2])
 
@@ -354,12 +379,16 @@ WRITERS: Mapping[str, Callable[[Writer, Node], None]] = MappingProxyType(
         "concat": write_concat,
         "conv2d": write_conv2d,
         "div": elementwise("Div"),
+        "erf": elementwise("Erf"),
+        "exp": elementwise("Exp"),
         "expand": write_expand,
+        "factors": write_factors,
         "gather": write_gather,
         "graft": write_graft,
         "gate": write_gate,
         "leaky_relu": write_leaky_relu,
         "linear": write_linear,
+        "log": elementwise("Log"),
         "matmul": write_matmul,
         "max_merge": write_max_merge,
         "max_pool2d": pooled("MaxPool", "ceil_mode"),
@@ -369,10 +398,15 @@ WRITERS: Mapping[str, Callable[[Writer, Node], None]] = MappingProxyType(
         "mul": elementwise("Mul"),
         "neg": elementwise("Neg"),
         "pad": write_pad,
+        "product": write_product,
+        "reciprocal": elementwise("Reciprocal"),
         "relu": elementwise("Relu"),
         "reshape": write_reshape,
         "sigmoid": elementwise("Sigmoid"),
         "slice": write_slice,
+        "softmax": write_softmax,
+        "sqrt": elementwise("Sqrt"),
+        "square": write_square,
         "sub": elementwise("Sub"),
         "sum": write_reduction,
         "tanh": elementwise("Tanh"),

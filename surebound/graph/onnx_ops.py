@@ -185,6 +185,45 @@ def hard_sigmoid(step: Step) -> Node:
     return step.emit("clip", (moved,), min=0.0, max=1.0)
 
 
+def power(step: Step) -> Node:
+    """x to a constant power for which there is a rule: 0.5, -0.5, -1 and 0 to 4."""
+    x, exponents = step.node(0), np.unique(step.constant(1))
+    exponent = float(exponents[0]) if exponents.size == 1 else math.nan
+    if exponent in (0.5, -0.5):
+        root = step.emit("sqrt", (x,))
+        return root if exponent > 0 else step.emit("reciprocal", (root,))
+    if exponent == -1:
+        return step.emit("reciprocal", (x,))
+    if exponent not in (1, 2, 3, 4):
+        raise step.refuse("only the exponents -1, -0.5, 0.5, 1, 2, 3 and 4 have a rule")
+    square = x if exponent == 1 else step.emit("mul", (x, x))
+    return square if exponent <= 2 else step.emit("mul", (square, x if exponent == 3 else square))
+
+
+def layer_norm(step: Step) -> Node:
+    """(x - mean) / sqrt(variance + epsilon) over the axes from one on, then scale and bias."""
+    x = step.node(0)
+    if len(step.call.outputs) > 1:
+        raise step.refuse("its mean and deviation are outputs, too")
+    axes = tuple(range(axis_of(step, int(step.attr("axis", -1)), len(x.shape)), len(x.shape)))
+    gap = step.emit("sub", (x, step.emit("mean", (x,), axes=axes, keepdim=True)))
+    spread = step.emit("mean", (step.emit("mul", (gap, gap)),), axes=axes, keepdim=True)
+    floor = scalar(step, step.number("epsilon", 1e-5), ".epsilon")
+    result = step.emit("div", (gap, step.emit("sqrt", (step.emit("add", (spread, floor)),))))
+    result = step.emit("mul", (result, operands(step, (0, 1))[1]))
+    return step.emit("add", (result, operands(step, (0, 2))[1])) if step.has(2) else result
+
+
+def softmax(step: Step) -> Node:
+    """Over one axis; before opset 13 over all axes from one on, which is the same where these have size 1."""
+    x = step.node(0)
+    old = step.opset < 13
+    axis = axis_of(step, int(step.attr("axis", 1 if old else -1)), len(x.shape))
+    if old and math.prod(x.shape[axis:]) != x.shape[axis]:
+        raise step.refuse("before opset 13 it normalises several axes at once; export the network with opset 13")
+    return step.emit("softmax", (x,), axis=axis)
+
+
 def where(step: Step) -> Node:
     """A choice that does not depend on the input."""
     step.constant(0)
@@ -432,6 +471,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Conv": conv,
         "Div": binary("div"),
         "Dropout": alias,
+        "Erf": unary("erf"),
+        "Exp": unary("exp"),
         "Expand": expand,
         "Flatten": flatten,
         "Gather": gather,
@@ -440,7 +481,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "GlobalMaxPool": global_max_pool,
         "HardSigmoid": hard_sigmoid,
         "Identity": alias,
+        "LayerNormalization": layer_norm,
         "LeakyRelu": leaky_relu,
+        "Log": unary("log"),
         "MatMul": matmul,
         "Max": extreme("maximum"),
         "MaxPool": max_pool,
@@ -450,13 +493,17 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Neg": unary("neg"),
         "PRelu": prelu,
         "Pad": pad,
+        "Pow": power,
+        "Reciprocal": unary("reciprocal"),
         "ReduceMean": reduce("mean"),
         "ReduceSum": reduce("sum"),
         "Relu": unary("relu"),
         "Reshape": reshape,
         "Sigmoid": unary("sigmoid"),
         "Slice": slices,
+        "Softmax": softmax,
         "Split": split,
+        "Sqrt": unary("sqrt"),
         "Squeeze": squeeze,
         "Sub": binary("sub"),
         "Sum": folded("add"),

@@ -16,7 +16,9 @@ from surebound.graph.names import taken
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 
-UNARY = frozenset({"relu", "leaky_relu", "clip", "sigmoid", "tanh", "neg"})
+UNARY = frozenset(
+    {"relu", "leaky_relu", "clip", "sigmoid", "tanh", "erf", "exp", "log", "sqrt", "square", "reciprocal", "neg"}
+)
 ACTIVATED = frozenset({"graft", "gate", "max_merge", "at_least"})
 ELEMENTWISE = UNARY | ACTIVATED | {"add", "sub", "mul", "div", "maximum", "minimum", "where"}
 """Ops that treat every position alike, apart from broadcasting."""
@@ -326,14 +328,24 @@ def expand_max(graph: Graph) -> Graph:
     min(a, b) = -max(-a, -b). Pooling takes the maximum along W, then along H, pair by pair. With a constant c,
     which the sum could drown a in, max(a, c) is a node `at_least`.
     """
+    return expanded(graph, EXPANSIONS)
+
+
+def expanded(graph: Graph, table: Mapping[str, Expand]) -> Graph:
+    """The graph with what the table makes of its nodes; the last node made takes the name of the one it replaces."""
     new = Rewriting({node.name for node in graph.nodes})
     for node in graph.nodes:
-        if node.op in EXPANSIONS and node.batched:  # the result is the node that was appended last
-            result = EXPANSIONS[node.op](Expansion(new, node), graph.operands(node))
-            new.nodes[-1] = replace(result, name=node.name)
-        else:
+        rule = table.get(node.op) if node.batched else None
+        result = None if rule is None else rule(Expansion(new, node), graph.operands(node))
+        if result is None:
             new.append(node)
+        else:
+            new.nodes[-1] = replace(result, name=node.name)
     return check(graph.with_nodes(new.nodes))
+
+
+Expand = Callable[["Expansion", Sequence[Node]], "Node | None"]
+"""Emits what a node becomes and returns the last of it; None leaves the node as it is."""
 
 
 @dataclass(frozen=True)
@@ -353,8 +365,15 @@ class Expansion:
     def lifted(self, x: Node) -> Node:
         """x with as many axes as the node, so that sample axes line up."""
         missing = len(self.node.shape) - len(x.shape)
-        shape = (1,) * missing + x.shape
-        return self.emit("reshape", (x,), shape, {"shape": shape}) if x.batched and missing > 0 else x
+        return self.reshaped(x, (1,) * missing + x.shape) if x.batched else x
+
+    def reshaped(self, x: Node, shape: Shape) -> Node:
+        """x in another shape."""
+        return x if x.shape == shape else self.emit("reshape", (x,), shape, {"shape": shape})
+
+    def spread(self, x: Node, shape: Shape) -> Node:
+        """x repeated along its axes of size 1."""
+        return x if x.shape == shape else self.emit("expand", (x,), shape, {"shape": shape})
 
     def negative(self, x: Node) -> Node:
         return self.emit("neg", (x,), x.shape)
@@ -365,8 +384,7 @@ class Expansion:
         shape = tuple(max(pair) if 0 not in pair else 0 for pair in aligned_sizes(a.shape, b.shape))
         if not (a.batched and b.batched):
             x, c = (a, b) if a.batched else (b, a)
-            spread = x if x.shape == shape else self.emit("expand", (x,), shape, {"shape": shape})
-            return self.emit("at_least", (spread, c), shape)
+            return self.emit("at_least", (self.spread(x, shape), c), shape)
         ahead = self.emit("relu", (self.emit("sub", (a, b), shape),), shape)
         return self.emit("max_merge", (b, ahead, a), shape)
 
@@ -403,7 +421,7 @@ def expand_pool(expansion: Expansion, operands: Sequence[Node]) -> Node:
     return expansion.emit("reshape", (x,), x.shape, {"shape": x.shape}) if result is x else result
 
 
-EXPANSIONS: Mapping[str, Callable[[Expansion, Sequence[Node]], Node]] = MappingProxyType(
+EXPANSIONS: Mapping[str, Expand] = MappingProxyType(
     {"maximum": expand_maximum, "minimum": expand_minimum, "max_pool2d": expand_pool}
 )
 

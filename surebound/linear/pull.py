@@ -234,6 +234,13 @@ def pull_max_merge(site: Site, values: Values, rows: LinearMap) -> Pulled | None
     return [*(onto(site, node, rows) for node in site.operands[:2]), None], None
 
 
+def pull_product(site: Site, values: Values, rows: LinearMap) -> Pulled:
+    """The same coefficients for both halves; the factors have none."""
+    terms = site.operands[0].shape
+    dense = rows.dense().unsqueeze(2)
+    return [Dense(dense.expand(*rows.rows, *terms)), None, None], None
+
+
 def kernel_of_rows(weight: Tensor, attrs: Mapping[str, Any]) -> Tensor:
     """What one result of a convolution reads in its window: [out, in / groups, *kernel] as [out, in, kh, kw]."""
     groups, (down, across) = attrs["groups"], attrs["dilation"]
@@ -335,6 +342,42 @@ def pull_gather(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     return [Dense(zeros.index_add(axis, index, rows.dense()))], None
 
 
+def pull_transpose(site: Site, values: Values, rows: LinearMap) -> Pulled:
+    """The axes back in their old order."""
+    perm = site.attrs["perm"]
+    back = sorted(range(len(perm)), key=lambda axis: perm[axis])
+    return [Dense(rows.dense().permute(0, 1, *(axis + 2 for axis in back)))], None
+
+
+def pull_expand(site: Site, values: Values, rows: LinearMap) -> Pulled:
+    """Sums over what was repeated."""
+    return [onto(site, site.operands[0], rows)], None
+
+
+def pull_sum(site: Site, values: Values, rows: LinearMap) -> Pulled:
+    """The same coefficient for all that was added."""
+    shape, axes = site.operands[0].shape, site.attrs["axes"]
+    kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    return [Dense(rows.dense().reshape(*rows.rows, *kept).expand(*rows.rows, *shape))], None
+
+
+def pull_mean(site: Site, values: Values, rows: LinearMap) -> Pulled:
+    """The same part of the coefficient for all that was averaged."""
+    (added,), none = pull_sum(site, values, rows)
+    assert added is not None
+    count = prod(site.operands[0].shape[axis] for axis in site.attrs["axes"])
+    return [added.holding(added.coefficients / count)], none
+
+
+def pull_slice(site: Site, values: Values, rows: LinearMap) -> Pulled:
+    """Zeros where nothing was read."""
+    node, a = site.operands[0], site.attrs
+    zeros = torch.zeros(*rows.rows, *node.shape, dtype=rows.dtype, device=rows.device)
+    place = (slice(None),) * (a["axis"] + 2)
+    zeros[(*place, slice(a["start"], a["stop"], a["step"]))] = rows.dense()
+    return [Dense(zeros)], None
+
+
 FAST: dict[str, Rule] = {
     "linear": pull_linear,
     "conv2d": pull_conv2d,
@@ -346,8 +389,14 @@ FAST: dict[str, Rule] = {
     "div": pull_div,
     "reshape": pull_reshape,
     "max_merge": pull_max_merge,
+    "product": pull_product,
     "concat": pull_concat,
     "gather": pull_gather,
+    "transpose": pull_transpose,
+    "expand": pull_expand,
+    "sum": pull_sum,
+    "mean": pull_mean,
+    "slice": pull_slice,
 }
 """Hand-written transposes by op; a rule returns None where it does not apply."""
 

@@ -56,6 +56,8 @@ class Relaxation:
     loose: bool [G, 1, *shape], where the two lines differ ("unstable neurons").
     threshold: [G, 1, *shape], the value of the operand at which splitting a loose neuron helps most.
     exact_split: True when finitely many splits make every neuron exact (piecewise linear ops).
+    together: the lines of an entry mean nothing alone; their sum over the value's first axis encloses the sum of the
+        values. Nothing but such a sum may read the value, all rows over it are the same along that axis.
     """
 
     frame: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Frame]
@@ -65,6 +67,7 @@ class Relaxation:
     loose: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
     threshold: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
     exact_split: bool
+    together: bool = False
 
     def project(self, site: Site, frame: Frame, free: Tensor) -> Tensor:
         """The nearest admissible free values; NaN becomes the middle. Where there is no choice, the one there is."""

@@ -1,6 +1,6 @@
-"""S-shaped activations: sigmoid and tanh.
+"""S-shaped activations: sigmoid, tanh and erf.
 
-Both are convex below 0 and concave above, and odd around (0, f(0)), so the lower line on [l, u] touches the
+All are convex below 0 and concave above, and odd around (0, f(0)), so the lower line on [l, u] touches the
 curve where the upper line on [-u, -l] does, mirrored. The upper line is a tangent in the concave part that
 stays above the curve, or the chord (Zhang et al. 2018, section 3; the tangent's position is the relaxation's
 free value).
@@ -8,6 +8,7 @@ free value).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -124,6 +125,10 @@ def tanh(site: Site, x: Tensor) -> Tensor:
     return torch.tanh(x)
 
 
+def erf(site: Site, x: Tensor) -> Tensor:
+    return torch.erf(x)
+
+
 def sigmoid_slope(x: Tensor) -> Tensor:
     """f' = f (1 - f), without cancellation."""
     return torch.sigmoid(x) * torch.sigmoid(-x)
@@ -134,10 +139,17 @@ def tanh_slope(x: Tensor) -> Tensor:
     return 4 * sigmoid_slope(2 * x)
 
 
+def erf_slope(x: Tensor) -> Tensor:
+    """f' = 2 exp(-x^2) / sqrt(pi)."""
+    return 2 / math.sqrt(math.pi) * torch.exp(-x * x)
+
+
 SIGMOID = SShape(torch.sigmoid, sigmoid_slope, lambda x: -sigmoid_slope(x) * torch.tanh(x / 2))
 TANH = SShape(torch.tanh, tanh_slope, lambda x: -2 * torch.tanh(x) * tanh_slope(x))
+ERF = SShape(torch.erf, erf_slope, lambda x: -2 * x * erf_slope(x))
 
 SMOOTH = {
     "sigmoid": Op(sigmoid, never, monotone(sigmoid), relaxation(SIGMOID)),
     "tanh": Op(tanh, never, monotone(tanh), relaxation(TANH)),
+    "erf": Op(erf, never, monotone(erf), relaxation(ERF)),
 }

@@ -50,7 +50,9 @@ class Collapsed:
 
 
 def can_collapse(plan: Plan) -> bool:
-    """Is every relaxed value computed, and read by one relaxed step only?"""
+    """Is every relaxed value computed, read by one relaxed step only, and each entry of a step relaxed by itself?"""
+    if any(step.relaxation.together for step in plan.relaxed):
+        return False
     return all(len(steps) == 1 and name not in plan.roots for name, steps in plan.operands.items())
 
 

@@ -69,6 +69,52 @@ def hardsigmoid(c: Call) -> Value:
     return clip(c, c.elementwise("add", c.elementwise("mul", c["self"], 1 / 6), 0.5), 0.0, 1.0)
 
 
+def gelu(c: Call) -> Value:
+    """x (1 + erf(x / sqrt 2)) / 2, or torch's approximation of it with tanh."""
+    x = c["self"]
+    if c.get("approximate", "none") == "none":
+        bell = c.unary("erf", c.elementwise("mul", x, math.sqrt(0.5)))
+    else:
+        cube = c.elementwise("mul", c.elementwise("mul", x, x), x)
+        inner = c.elementwise("add", x, c.elementwise("mul", cube, 0.044715))
+        bell = c.unary("tanh", c.elementwise("mul", inner, math.sqrt(2 / math.pi)))
+    return c.elementwise("mul", c.elementwise("mul", x, 0.5), c.elementwise("add", bell, 1.0))
+
+
+def softmax(c: Call) -> Value:
+    """Over one axis of the sample."""
+    x = c["self"]
+    return c.unary("softmax", x, axis=c.axis_of(x, int(c["dim"])))
+
+
+def attention(c: Call) -> Value:
+    """softmax(q k' scale) v, without a mask."""
+    if c.get("attn_mask") is not None or c.get("is_causal", False) or c.get("enable_gqa", False):
+        raise c.refuse("only attention of all tokens to all tokens has a rule")
+    query, key, value = c["query"], c["key"], c["value"]
+    scale = c.get("scale")
+    rank = len(key.shape)
+    turned = c.transpose(key, (*range(rank - 2), rank - 1, rank - 2))
+    pairs = (*query.shape[:-1], key.shape[-2])
+    scores = c.scaled(c.emit("matmul", [query, turned], pairs), query.shape[-1] ** -0.5 if scale is None else scale)
+    return c.emit("matmul", [c.unary("softmax", scores, axis=len(pairs) - 1), value], c.shape)
+
+
+def layer_norm(c: Call) -> Value:
+    """(x - mean) / sqrt(variance + eps) over the last axes, then weight and bias."""
+    x = c["input"]
+    axes = tuple(range(len(x.shape) - len(c["normalized_shape"]), len(x.shape)))
+    if min(axes, default=0) < 0 or not x.batched:
+        raise c.mixed("it normalises over the samples")
+    small = (*x.shape[: axes[0]], *[1] * len(axes))
+    gap = c.elementwise("sub", x, c.emit("mean", [x], small, axes=axes, keepdim=True))
+    spread = c.emit("mean", [c.elementwise("mul", gap, gap)], small, axes=axes, keepdim=True)
+    root = c.unary("sqrt", c.elementwise("add", spread, float(c["eps"])))
+    result = c.elementwise("div", gap, root)
+    result = result if c["weight"] is None else c.elementwise("mul", result, c.fixed("weight"))
+    return result if c["bias"] is None else c.elementwise("add", result, c.fixed("bias"))
+
+
 def where(c: Call) -> Value:
     """self where the condition holds, else other; the condition is fixed."""
     condition = c["condition"]
@@ -84,6 +130,19 @@ ACTIVATIONS: Mapping[str, Rule] = {
     "aten.sigmoid": unary("sigmoid"),
     "aten.tanh": unary("tanh"),
     "aten.neg": unary("neg"),
+    "aten.erf": unary("erf"),
+    "aten.exp": unary("exp"),
+    "aten.log": unary("log"),
+    "aten.sqrt": unary("sqrt"),
+    "aten.rsqrt": lambda c: c.unary("reciprocal", c.unary("sqrt", c["self"])),
+    "aten.reciprocal": unary("reciprocal"),
+    "aten.gelu": gelu,
+    "aten.silu": lambda c: c.elementwise("mul", c["self"], c.unary("sigmoid", c["self"])),
+    "aten.softmax": softmax,
+    "aten._softmax": softmax,
+    "aten.scaled_dot_product_attention": attention,
+    "aten.layer_norm": layer_norm,
+    "aten.native_layer_norm": layer_norm,
     "aten.leaky_relu": lambda c: c.unary("leaky_relu", c["self"], slope=float(c["negative_slope"])),
     "aten.prelu": prelu,
     "aten._prelu_kernel": prelu,

@@ -86,7 +86,6 @@ AFFINE: Mapping[str, Rule] = {
     "aten.div.Tensor": binary("div"),
     "aten.div.Scalar": binary("div"),
     "aten.rsub": reversed_subtraction,
-    "aten.reciprocal": lambda c: c.elementwise("div", 1.0, c["self"]),
     "aten.pow.Tensor_Scalar": power,
     "aten.square": power,
     "aten.sum": reduction("sum"),

@@ -36,6 +36,8 @@ def neuron_scores(ctx: Context, step: Step, box: Interval, coefficients: Tensor,
 
     coefficients [N, *shape] at the step's value.
     """
+    if step.relaxation.together:
+        return factor_scores(ctx, step, box, coefficients, at)
     fixed = fixed_operands(step, ctx.values)
     lower, upper = box.lower.unsqueeze(1), box.upper.unsqueeze(1)
     where = step.relaxation.threshold(step.site, fixed, lower, upper).expand_as(lower)
@@ -48,6 +50,27 @@ def neuron_scores(ctx: Context, step: Step, box: Interval, coefficients: Tensor,
     for child in (Interval(box.lower, where), Interval(where, box.upper)):
         line = chosen(lines_of(step, ctx.values, child, None), coefficients, at.operand)
         score = score + (coefficients * (line - at.value)).clamp(min=0)
+    return torch.where(usable & torch.isfinite(score), score, torch.full_like(score, -torch.inf)), where
+
+
+def factor_scores(ctx: Context, step: Step, box: Interval, coefficients: Tensor, at: Attained) -> tuple[Tensor, Tensor]:
+    """The same for the factors of products, [N, 2, *shape]: halving one of the two factors."""
+    width, where = box.upper - box.lower, (box.upper + box.lower) / 2
+    usable = (width > 0).all(1, keepdim=True) & (box.lower < where) & (where < box.upper)
+    value = at.value.sum(1, keepdim=True)
+    lost = (coefficients.abs() * width.prod(1, keepdim=True) / 4).nan_to_num(nan=torch.inf)
+    score = TINY * lost
+    for half in (0, 1):
+        chosen_half = torch.zeros_like(usable)
+        chosen_half[:, half] = True
+        for child in (
+            Interval(box.lower, torch.where(chosen_half, where, box.upper)),
+            Interval(torch.where(chosen_half, where, box.lower), box.upper),
+        ):
+            lines = lines_of(step, ctx.values, child, None)
+            line = chosen(lines, coefficients, at.operand).sum(1, keepdim=True)
+            gain = (coefficients * (line - value)).clamp(min=0)
+            score = score + torch.where(chosen_half, gain, torch.zeros_like(gain))
     return torch.where(usable & torch.isfinite(score), score, torch.full_like(score, -torch.inf)), where
 
 
