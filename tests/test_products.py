@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -119,11 +120,14 @@ NETWORKS = {
 each = pytest.mark.parametrize("name", NETWORKS)
 
 
+@cache
 def module_of(name: str) -> nn.Module:
+    """Made once, like its graph: to trace takes longer than what is tested."""
     torch.manual_seed(3)
     return NETWORKS[name]().double().eval()
 
 
+@cache
 def traced(name: str) -> Graph:
     return trace(module_of(name), torch.zeros(1, 2, dtype=F64))
 
