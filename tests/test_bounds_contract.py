@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -17,6 +18,7 @@ from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
 from surebound.bounds.crown import BY_WALK, Context, Crown, Ibp, boxes_of, context, walked_lower
+from surebound.bounds.ibp import intersect
 from surebound.bounds.memory import Memory, chunked, pieces
 from surebound.bounds.plan import plan
 from surebound.bounds.query import Bounds, Method, Query
@@ -703,7 +705,7 @@ def test_splits_cut_the_boxes() -> None:
     assert cut["v"] is box
     assert torch.equal(box.lower, torch.full((2, 2, 2), -1.0))
     assert splits.depth == 3
-    assert splits.present() == [0, 1]
+    assert splits.present == [0, 1]
     assert splits.to(torch.float64).threshold.dtype == torch.float64
 
 
@@ -869,6 +871,13 @@ def test_an_op_without_a_rule_is_named(
         "To add one see docs/add-an-op.md."
     )
     assert error.exit_code == 3
+
+
+def test_boxes_that_miss_each_other_give_the_earlier_one() -> None:
+    ends = ((0.0, 2.0), (3.0, 4.0), (0.0, 1.0), (1.0, 5.0)), ((1.0, 3.0), (1.0, 2.0), (math.nan, 0.5), (2.0, 4.0))
+    first, second = (Interval(*torch.tensor(pairs).T) for pairs in ends)
+    found = intersect(first, second)
+    assert torch.stack([*found], 1).tolist() == [[1.0, 2.0], [3.0, 4.0], [0.0, 0.5], [2.0, 4.0]]
 
 
 def two_inputs() -> Graph:

@@ -492,6 +492,21 @@ def test_interval_of_a_bent_function_is_attained(sample: Sample, kind: str) -> N
     torch.testing.assert_close(upper, values.amax(1), rtol=0, atol=slack)
 
 
+@each([sample for sample in SAMPLES if sample.op == "softmax"])
+@pytest.mark.parametrize("kind", ["ordinary", "wide", "saturated"])
+def test_interval_of_softmax_is_attained(sample: Sample, kind: str) -> None:
+    """Where an entry is at one end and all others are at the other."""
+    (box,) = boxes_at(sample, kind)
+    lower, upper = sample.interval([box])
+    for place in range(sample.site.node.numel):
+        own = torch.zeros(sample.site.node.numel, dtype=torch.bool)
+        own[place] = True
+        mask = own.reshape(sample.site.shape)
+        for end, other, found in ((box.lower, box.upper, lower), (box.upper, box.lower, upper)):
+            value = sample.at([torch.where(mask, end, other).unsqueeze(1)])[:, 0]
+            torch.testing.assert_close(found[:, mask], value[:, mask], rtol=0, atol=1e-12)
+
+
 @each(SAMPLES)
 @each_dtype
 def test_interval_has_finite_gradients(sample: Sample, dtype: torch.dtype) -> None:

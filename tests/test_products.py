@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from surebound.bounds.alpha import AlphaCrown
 from surebound.bounds.crown import Crown, Ibp
+from surebound.bounds.plan import Plan, plan
 from surebound.bounds.query import Query
 from surebound.errors import UnsupportedOp
 from surebound.graph.ir import Graph, evaluate
@@ -208,9 +209,19 @@ def test_the_factors_of_a_product_are_read_by_nothing_else() -> None:
         Crown().bound(query)
 
 
-def test_networks_with_products_are_not_collapsed() -> None:
-    from surebound.bounds.plan import plan
+@pytest.mark.parametrize("name", ["attention", "product, broadcast"])
+def test_values_that_are_repeated_are_bounded_where_they_come_from(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = prepare(traced(name))
+    box = Box(torch.full((1, 2), -0.4, dtype=F64), torch.full((1, 2), 0.6, dtype=F64))
+    query = Query(graph, graph.values(F64), {graph.input.name: box}, torch.eye(2, dtype=F64)[None])
+    of = plan(graph, (graph.input.name,))
+    assert sum(graph[name].numel for name in of.bounded) < sum(graph[name].numel for name in of.operands)
+    found = Crown().bound(query).lower
+    monkeypatch.setattr(Plan, "bounded", property(lambda of: frozenset(of.operands)))
+    torch.testing.assert_close(found, Crown().bound(query).lower, rtol=0, atol=1e-12)
 
+
+def test_networks_with_products_are_not_collapsed() -> None:
     for name, collapses in (("product", False), ("erf", True)):
         graph = prepare(traced(name))
         assert can_collapse(plan(graph, (graph.input.name,))) == collapses

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -44,9 +45,25 @@ class Splits:
         """D."""
         return self.node.shape[1]
 
+    @cached_property
     def present(self) -> list[int]:
         """Positions in `names` that some group splits."""
-        return self.node[self.sign != 0].unique().tolist()
+        return self.node[self.sign != 0].bincount().nonzero().flatten().tolist()
+
+    @cached_property
+    def placed(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """By split node: the flat positions [G, 1, D], what a multiplier of 1 takes off the coefficient there, zero for
+        splits of other nodes, and what it adds to the constant.
+        """
+        found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        sign = self.sign if self.unit is None else self.sign * self.unit
+        for k in self.present:
+            here = self.node == k
+            weight = torch.where(here, sign, torch.zeros_like(sign))
+            at = torch.where(here, self.index, 0)
+            threshold = torch.where(here, weight * self.threshold, torch.zeros_like(sign))
+            found[self.names[k]] = at.unsqueeze(1), weight.unsqueeze(1), threshold.unsqueeze(1)
+        return found
 
     def to(self, dtype: torch.dtype) -> Splits:
         """Thresholds and signs in another dtype."""
@@ -71,7 +88,7 @@ class Splits:
     def per_width(self, boxes: Mapping[str, Interval]) -> Splits:
         """Multipliers in units of 1 / the width of the split value's box: what one unit can move a bound by is 1."""
         unit = torch.ones_like(self.sign)
-        for k in self.present():
+        for k in self.present:
             box = boxes[self.names[k]]
             here = self.node == k
             width = merged(box.upper - box.lower, 1).gather(1, torch.where(here, self.index, 0))
@@ -81,7 +98,7 @@ class Splits:
     def clamp(self, boxes: Mapping[str, Interval]) -> dict[str, Interval]:
         """The boxes cut by the splits; a box may become empty (lower > upper) for infeasible groups."""
         cut = dict(boxes)
-        for k in self.present():
+        for k in self.present:
             name = self.names[k]
             box = boxes[name]
             here = self.node == k
@@ -98,14 +115,9 @@ class Splits:
         """What multipliers beta [G, S, D] >= 0 add to the walk, by split node."""
         joined: dict[str, Addend] = {}
         groups, rows, _ = beta.shape
-        for k in self.present():
-            shape = graph[self.names[k]].shape
-            here = (self.node == k) & (self.sign != 0)
-            sign = self.sign if self.unit is None else self.sign * self.unit
-            weight = beta * torch.where(here, sign, torch.zeros_like(sign)).unsqueeze(1)
-            at = torch.where(here, self.index, 0).unsqueeze(1).expand(groups, rows, -1)
+        for name, (at, weight, threshold) in self.placed.items():
+            shape = graph[name].shape
             zeros = torch.zeros(groups, rows, prod(shape), dtype=beta.dtype, device=beta.device)
-            coefficients = zeros.scatter_add(2, at, -weight).reshape(groups, rows, *shape)
-            threshold = torch.where(here, self.threshold, torch.zeros_like(self.threshold)).unsqueeze(1)
-            joined[self.names[k]] = Addend(Dense(coefficients), (weight * threshold).sum(-1))
+            coefficients = zeros.scatter_add(2, at.expand(groups, rows, -1), beta * -weight)
+            joined[name] = Addend(Dense(coefficients.reshape(groups, rows, *shape)), (beta * threshold).sum(-1))
         return joined

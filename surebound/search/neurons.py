@@ -90,7 +90,7 @@ def cut_region(region: Region, splits: Splits, name: str) -> tuple[Region, Tenso
     Only boxes can be cut. Nothing is left when a split lies outside of a clipped box; some box is given then.
     """
     mine = only(splits, name).to(region.lower.dtype)
-    if not mine.present():
+    if not mine.present:
         return region, torch.full((region.groups,), -torch.inf, dtype=torch.float64)
     assert isinstance(region, Box)
     lower, upper = mine.clamp({name: Interval(region.lower, region.upper)})[name]
@@ -249,7 +249,7 @@ class NeuronEngine:
         region, splits, name = batch.ctx.regions[self.problem.input], batch.splits.newest(NEWEST), self.problem.input
         assert isinstance(region, Box)
         lines: list[Linear] = []
-        for number in splits.present():
+        for number in splits.present:
             node = splits.names[number]
             here = torch.where(splits.node == number, splits.sign, torch.zeros_like(splits.sign))
             rows = Rows(torch.where(here != 0, splits.index, 0), -here, self.problem.graph[node].shape)

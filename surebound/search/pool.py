@@ -73,9 +73,10 @@ class Pool:
         Half of a batch are those whose points are nearest to a violation, half those with the lowest bounds:
         both find witnesses that the other does not; a proof needs all of them in any order.
         """
-        names = self.engine_of[self.forest["root"][waiting]]
-        at = np.flatnonzero(names == names[0])
-        size = self.engines[str(names[0])].batch
+        first = self.engine_of[self.forest["root"][waiting[0]]]
+        alike = self.engine_of == first
+        at = np.arange(len(waiting)) if alike.all() else np.flatnonzero(alike[self.forest["root"][waiting]])
+        size = self.engines[str(first)].batch
         if len(at) > size:
             nearest = lowest(self.forest["priority"][waiting[at]], size // 2)
             others = np.delete(np.arange(len(at)), nearest)
