@@ -4,8 +4,8 @@
 
 A random network and a limit on its output that lies below all that sampling finds, but above what can be proven with so
 many sub-problems. Prints a line for each twentieth: sub-problems per second of the process's own time, which other
-work on the machine does not change, sub-problems that are open, and the process's memory. The last line compares the last
-tenth with the first after the start (the first twentieth).
+work on the machine does not change, sub-problems that are open, and the process's memory. The last line compares the
+last tenth with the first after the start (the first twentieth).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from surebound.search.verify import Progress, verify
 
 PARTS = 20
 SIZES = {"neurons": (20, 32, 0.2), "inputs": (6, 48, 0.0)}
-"""Inputs, neurons of each of both layers, and how far below the samples' least value, in parts of their spread, the limit is."""
+"""Inputs, neurons of each of both layers, and how far the limit is below the samples' least value, in parts of their
+spread.
+"""
 
 
 class Enough(Exception):

@@ -18,6 +18,7 @@ from surebound.linear.maps import Columns, Dense, LinearMap, Rows, merged
 from surebound.linear.pull import FAST, pull, transpose
 from surebound.ops import OPS
 from surebound.ops.curved import CURVED
+from surebound.ops.periodic import PERIODIC
 from surebound.ops.record import Frame, Interval, Relaxation
 from surebound.regions import Box
 
@@ -192,6 +193,16 @@ SAMPLES: list[Sample] = [
     Sample("conv2d", (moving(2, 6, 6), fixed(randn(2, 2, 3, 2)), fixed(randn(2))), conv_attrs(3, (0, 2), (1, 2))),
     Sample("conv2d", (moving(4, 4, 6), fixed(randn(6, 2, 2, 2)), fixed(randn(6))), conv_attrs(2, 1, 2, 2)),
     Sample("conv2d", (moving(3, 1, 6), fixed(randn(3, 1, 1, 3))), conv_attrs((1, 2), 0, 1, 3)),
+    Sample(
+        "conv_transpose2d",
+        (moving(2, 3, 4), fixed(randn(2, 3, 3, 2)), fixed(randn(3))),
+        conv_attrs((2, 1), (1, 0)) | {"output_padding": (1, 0)},
+    ),
+    Sample(
+        "conv_transpose2d",
+        (moving(4, 2, 3), fixed(randn(4, 1, 2, 2))),
+        conv_attrs(1, 1, 2, 2) | {"output_padding": (0, 0)},
+    ),
     Sample("batch_norm", (moving(3), *norm_operands(3)), {"eps": 1e-3}),
     Sample("batch_norm", (moving(3, 2, 2), *norm_operands(3)), {"eps": 1e-5}),
     *(
@@ -272,7 +283,10 @@ SAMPLES: list[Sample] = [
     ),
     Sample("sigmoid", (X,)),
     Sample("tanh", (X,)),
-    *(Sample(op, (X,)) for op in ("erf", "exp", "log", "sqrt", "square", "reciprocal")),
+    *(
+        Sample(op, (X,))
+        for op in ("erf", "exp", "log", "sqrt", "square", "reciprocal", "softplus", "elu", "sin", "cos")
+    ),
     Sample("factors", (moving(2, 2, 3),)),
     Sample("factors", (moving(2),)),
     Sample("product", (moving(2, 2, 3), X, X)),
@@ -296,7 +310,7 @@ AFFINE = [sample for sample in SAMPLES if sample.affine]
 TOGETHER = [sample for sample in SAMPLES if sample.relaxed and sample.relaxation.together]
 RELAXED = [sample for sample in SAMPLES if sample.relaxed and sample not in TOGETHER]
 SMOOTH = [sample for sample in RELAXED if sample.op in ("sigmoid", "tanh", "erf")]
-BENT = {*(sample.op for sample in SMOOTH), *CURVED}
+BENT = {*(sample.op for sample in SMOOTH), *CURVED, *PERIODIC}
 MERGING = ("max_merge", "product")
 """Ops with an operand that is computed from the others."""
 
@@ -549,6 +563,8 @@ def grid(sample: Sample, box: Interval, count: int = 81) -> Tensor:
     special += [
         value + torch.zeros_like(low) for value in sample.values if value is not None and sample.op == "at_least"
     ]
+    if sample.op in PERIODIC:  # where the slope is zero
+        special += [(torch.ceil(low / (math.pi / 2)) + step) * math.pi / 2 for step in range(5)]
     points = torch.cat([low + share * (high - low), low, high, *special], 1)
     return torch.minimum(torch.maximum(points, low), high)
 

@@ -117,6 +117,18 @@ NETWORKS = {
     "gelu by tanh": net(lambda x: F.gelu(x, approximate="tanh")),
     "silu": net(F.silu),
     "erf": net(torch.erf),
+    "sine and cosine": net(lambda x: torch.cat([torch.sin(2 * x[:, :3]), torch.cos(3 * x[:, 3:])], 1)),
+    "softplus": net(F.softplus),
+    "elu": net(F.elu),
+    "largest": net(lambda x: x - x.amax(1, keepdim=True) + x.reshape(-1, 2, 3).amin((1, 2))[:, None]),
+    "transposed convolution": net(
+        lambda x: (
+            F.conv_transpose2d(x.reshape(-1, 1, 2, 3), torch.ones(1, 1, 2, 2).double(), stride=2, padding=1)
+            .relu()
+            .flatten(1)[:, :6]
+        )
+    ),
+    "upsampled": net(lambda x: F.interpolate(x.reshape(-1, 1, 2, 3), scale_factor=2).relu().flatten(1)[:, 6:12]),
 }
 each = pytest.mark.parametrize("name", NETWORKS)
 

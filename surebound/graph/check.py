@@ -11,6 +11,7 @@ from surebound.graph.ir import SOURCES, Graph, Node
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "conv2d": ("stride", "padding", "dilation", "groups"),
+        "conv_transpose2d": ("stride", "padding", "output_padding", "dilation", "groups"),
         "batch_norm": ("eps",),
         "leaky_relu": ("slope",),
         "clip": ("min", "max"),

@@ -227,6 +227,21 @@ def write_conv2d(writer: Writer, node: Node) -> None:
     )
 
 
+def write_conv_transpose2d(writer: Writer, node: Node) -> None:
+    a = node.attrs
+    writer.put(
+        node,
+        "ConvTranspose",
+        writer.fixed(node),
+        kernel_shape=list(writer.numbers[node.inputs[1]].shape[2:]),
+        strides=list(a["stride"]),
+        pads=[*a["padding"], *a["padding"]],
+        output_padding=list(a["output_padding"]),
+        dilations=list(a["dilation"]),
+        group=a["groups"],
+    )
+
+
 def write_batch_norm(writer: Writer, node: Node) -> None:
     writer.put(node, "BatchNormalization", writer.fixed(node), epsilon=node.attrs["eps"])
 
@@ -378,7 +393,10 @@ WRITERS: Mapping[str, Callable[[Writer, Node], None]] = MappingProxyType(
         "clip": write_clip,
         "concat": write_concat,
         "conv2d": write_conv2d,
+        "conv_transpose2d": write_conv_transpose2d,
+        "cos": elementwise("Cos"),
         "div": elementwise("Div"),
+        "elu": elementwise("Elu"),
         "erf": elementwise("Erf"),
         "exp": elementwise("Exp"),
         "expand": write_expand,
@@ -403,8 +421,10 @@ WRITERS: Mapping[str, Callable[[Writer, Node], None]] = MappingProxyType(
         "relu": elementwise("Relu"),
         "reshape": write_reshape,
         "sigmoid": elementwise("Sigmoid"),
+        "sin": elementwise("Sin"),
         "slice": write_slice,
         "softmax": write_softmax,
+        "softplus": elementwise("Softplus"),
         "sqrt": elementwise("Sqrt"),
         "square": write_square,
         "sub": elementwise("Sub"),

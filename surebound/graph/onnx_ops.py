@@ -13,7 +13,16 @@ from onnx import TensorProto
 from surebound.errors import ModelError
 from surebound.graph.ir import Node
 from surebound.graph.onnx_builder import Array, Step, Value
-from surebound.graph.onnx_windows import average_pool, batch_norm, conv, global_average_pool, global_max_pool, max_pool
+from surebound.graph.onnx_windows import (
+    average_pool,
+    batch_norm,
+    conv,
+    conv_transpose,
+    global_average_pool,
+    global_max_pool,
+    max_pool,
+    resize,
+)
 
 Rule = Callable[[Step], "Node | list[Node]"]
 LARGEST = float(np.finfo(np.float32).max)
@@ -222,6 +231,13 @@ def softmax(step: Step) -> Node:
     if old and math.prod(x.shape[axis:]) != x.shape[axis]:
         raise step.refuse("before opset 13 it normalises several axes at once; export the network with opset 13")
     return step.emit("softmax", (x,), axis=axis)
+
+
+def elu(step: Step) -> Node:
+    """Convex for alpha 1, and with a rule only there."""
+    if step.number("alpha", 1.0) != 1.0:
+        raise step.refuse("only alpha = 1 has a rule")
+    return step.emit("elu", (step.node(0),))
 
 
 def where(step: Step) -> Node:
@@ -433,6 +449,29 @@ def reduce(op: str) -> Rule:
     return rule
 
 
+def reduced_max(sign: int) -> Rule:
+    """The maximum (sign 1) or minimum (-1) over axes, as one window over what is reduced."""
+
+    def rule(step: Step) -> Node:
+        x, axes = step.node(0), step.integers("axes", 1)
+        rank = len(x.shape)
+        if not axes and step.attr("noop_with_empty_axes", 0):
+            return x
+        gone = sorted({axis_of(step, axis, rank) for axis in axes}) if axes else list(range(rank))
+        kept = [axis for axis in range(rank) if axis not in gone]
+        perm, shape = (*kept, *gone), x.shape
+        x = x if perm == tuple(range(rank)) else step.emit("transpose", (x,), perm=perm)
+        x = x if sign > 0 else step.emit("neg", (x,))
+        lead, count = math.prod(shape[axis] for axis in kept), math.prod(shape[axis] for axis in gone)
+        attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
+        x = step.emit("max_pool2d", (step.reshape(x, (lead, 1, count)),), kernel=(1, count), **attrs)
+        x = x if sign > 0 else step.emit("neg", (x,))
+        keep = bool(step.attr("keepdims", 1))
+        return step.reshape(x, [1 if axis in gone else shape[axis] for axis in range(rank) if keep or axis in kept])
+
+    return rule
+
+
 def pad(step: Step) -> Node:
     """Constant padding; negative widths crop."""
     x = step.node(0)
@@ -469,8 +508,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Clip": clip,
         "Concat": concat,
         "Conv": conv,
+        "ConvTranspose": conv_transpose,
+        "Cos": unary("cos"),
         "Div": binary("div"),
         "Dropout": alias,
+        "Elu": elu,
         "Erf": unary("erf"),
         "Exp": unary("exp"),
         "Expand": expand,
@@ -495,13 +537,18 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Pad": pad,
         "Pow": power,
         "Reciprocal": unary("reciprocal"),
+        "ReduceMax": reduced_max(1),
         "ReduceMean": reduce("mean"),
+        "ReduceMin": reduced_max(-1),
         "ReduceSum": reduce("sum"),
         "Relu": unary("relu"),
         "Reshape": reshape,
+        "Resize": resize,
         "Sigmoid": unary("sigmoid"),
+        "Sin": unary("sin"),
         "Slice": slices,
         "Softmax": softmax,
+        "Softplus": unary("softplus"),
         "Split": split,
         "Sqrt": unary("sqrt"),
         "Squeeze": squeeze,
@@ -510,6 +557,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Tanh": unary("tanh"),
         "Transpose": transpose,
         "Unsqueeze": unsqueeze,
+        "Upsample": resize,
         "Where": where,
     }
 )

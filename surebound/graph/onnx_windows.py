@@ -114,6 +114,62 @@ def conv(step: Step) -> Node:
     return batch(step, y, x)
 
 
+def conv_transpose(step: Step) -> Node:
+    """Transposed convolution with constant weights; uneven padding is cut off behind."""
+    x, weight = step.node(0), step.constant(1)
+    if step.attr("output_shape") is not None or step.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise step.refuse("its padding depends on the shape that is wanted; export it with pads")
+    data = image(step, x)
+    w = window(step, x, weight.shape[2:])
+    layer = [data, step.parameter(1, weight if weight.ndim == 4 else weight[:, :, None, :])]
+    if step.has(2):
+        layer.append(step.parameter(2, step.constant(2)))
+    more = tuple(int(size) for size in step.attr("output_padding", [0] * (len(x.shape) - 2)))
+    y = step.emit(
+        "conv_transpose2d",
+        layer,
+        stride=w.stride,
+        padding=w.before if w.symmetric else (0, 0),
+        output_padding=more if len(more) == 2 else (0, *more),
+        dilation=w.dilation,
+        groups=int(step.attr("group", 1)),
+    )
+    for axis in (0, 1) if not w.symmetric else ():
+        stop = y.shape[axis + 1] - w.after[axis]
+        y = step.emit("slice", (y,), axis=axis + 1, start=w.before[axis], stop=stop, step=1)
+    return batch(step, y, x)
+
+
+def resize(step: Step) -> Node:
+    """Nearest neighbours, as indices along each axis."""
+    x = step.node(0)
+    mode, nearest = step.attr("mode", "nearest"), step.attr("nearest_mode", "round_prefer_floor")
+    centred = step.attr("coordinate_transformation_mode", "half_pixel")
+    if step.opset < 11:
+        nearest, centred = "floor", "asymmetric"
+    if mode != "nearest" or nearest not in NEAREST or centred not in ("half_pixel", "asymmetric"):
+        raise step.refuse(f"mode '{mode}' ({centred}, {nearest}); only nearest neighbours have a rule")
+    place = 1 if step.opset < 11 else 2
+    scales = step.attr("scales") if step.call.op == "Upsample" and step.opset < 9 else None
+    if scales is None and step.has(place) and step.constant(place).size:
+        scales = step.constant(place).reshape(-1).tolist()
+    if scales is None:
+        scales = [new / old for new, old in zip(step.constant(3).reshape(-1).tolist(), x.shape, strict=True)]
+    for axis, scale in enumerate(scales):
+        size = x.shape[axis]
+        count = math.floor(size * scale)
+        at = np.arange(count)
+        at = (at + 0.5) / scale - 0.5 if centred == "half_pixel" else at / scale
+        indices = tuple(NEAREST[nearest](at).astype(np.int64).clip(0, size - 1).tolist())
+        if indices != tuple(range(size)):
+            x = step.emit("gather", (x,), axis=axis, indices=indices)
+    return x
+
+
+NEAREST = {"floor": np.floor, "round_prefer_floor": lambda at: np.ceil(at - 0.5)}
+"""How a place between two values is rounded."""
+
+
 def padded(step: Step, data: Node, w: Window) -> Node:
     """The value with the window's padding when that is uneven, else unchanged."""
     return data if w.symmetric else step.emit("pad", (data,), pads=w.pads, value=0.0)

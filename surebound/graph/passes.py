@@ -16,9 +16,10 @@ from surebound.graph.names import taken
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 
-UNARY = frozenset(
-    {"relu", "leaky_relu", "clip", "sigmoid", "tanh", "erf", "exp", "log", "sqrt", "square", "reciprocal", "neg"}
+BENT = frozenset(
+    {"sigmoid", "tanh", "erf", "exp", "log", "sqrt", "square", "reciprocal", "softplus", "elu", "sin", "cos"}
 )
+UNARY = frozenset({"relu", "leaky_relu", "clip", "neg"}) | BENT
 ACTIVATED = frozenset({"graft", "gate", "max_merge", "at_least"})
 ELEMENTWISE = UNARY | ACTIVATED | {"add", "sub", "mul", "div", "maximum", "minimum", "where"}
 """Ops that treat every position alike, apart from broadcasting."""

@@ -3,11 +3,12 @@
 from surebound.ops.affine import AFFINE
 from surebound.ops.bilinear import BILINEAR
 from surebound.ops.curved import CURVED
+from surebound.ops.periodic import PERIODIC
 from surebound.ops.piecewise import PIECEWISE
 from surebound.ops.record import Interval, Lines, Op, Relaxation
 from surebound.ops.reshape import RESHAPE
 from surebound.ops.smooth import SMOOTH
 
-OPS: dict[str, Op] = {**AFFINE, **RESHAPE, **PIECEWISE, **SMOOTH, **CURVED, **BILINEAR}
+OPS: dict[str, Op] = {**AFFINE, **RESHAPE, **PIECEWISE, **SMOOTH, **CURVED, **PERIODIC, **BILINEAR}
 
 __all__ = ["OPS", "Interval", "Lines", "Op", "Relaxation"]

@@ -1,4 +1,4 @@
-"""Affine ops with weights: linear, matmul, convolution, batch norm, element-wise arithmetic, padding."""
+"""Affine ops with weights: linear, matmul, convolution, its transpose, batch norm, element-wise arithmetic, padding."""
 
 from __future__ import annotations
 
@@ -62,6 +62,22 @@ def conv2d_forward(site: Site, x: Tensor, w: Tensor, b: Tensor | None = None) ->
 
 def conv2d_interval(site: Site, x: Interval, w: Interval, b: Interval | None = None) -> Interval:
     return centred(convolve(site), x, w, b)
+
+
+def deconvolve(site: Site) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The site's transposed convolution as a function of (x, weight, bias)."""
+    a = site.attrs
+    return lambda x, w, b: F.conv_transpose2d(
+        x, w, b, a["stride"], a["padding"], a["output_padding"], a["groups"], a["dilation"]
+    )
+
+
+def conv_transpose2d_forward(site: Site, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    return deconvolve(site)(x, w, b)
+
+
+def conv_transpose2d_interval(site: Site, x: Interval, w: Interval, b: Interval | None = None) -> Interval:
+    return centred(deconvolve(site), x, w, b)
 
 
 def norm_scale(site: Site, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,6 +193,7 @@ AFFINE = {
     "linear": Op(linear_forward, only_first, linear_interval),
     "matmul": Op(matmul_forward, at_most_one, matmul_interval),
     "conv2d": Op(conv2d_forward, only_first, conv2d_interval),
+    "conv_transpose2d": Op(conv_transpose2d_forward, only_first, conv_transpose2d_interval),
     "batch_norm": Op(batch_norm_forward, only_first, batch_norm_interval),
     "add": Op(add_forward, always, add_interval),
     "sub": Op(sub_forward, always, sub_interval),

@@ -1,4 +1,4 @@
-"""Convex and concave functions: exp, log, sqrt, square and reciprocal.
+"""Convex and concave functions: exp, log, sqrt, square, reciprocal, softplus and elu.
 
 Of a convex function a line below is the tangent at any point of its domain, and the line above is the chord; of a
 concave one the other way round. The tangent's position in the box is the relaxation's free value (auto_LiRPA, Xu et
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from surebound.graph.ir import Site
@@ -25,7 +26,8 @@ class Curve:
     """A function that is convex or concave on its domain, where `defined` holds for the lower end of a box.
 
     least: the smallest share of the box's width at which a tangent may touch, above 0 where the slope is infinite at
-    the domain's end. first: of (lower, upper) the share that CROWN takes.
+    the domain's end. first: of (lower, upper) the share that CROWN takes. straight: from where on it is
+    a line.
     """
 
     f: Callable[[Tensor], Tensor]
@@ -34,6 +36,7 @@ class Curve:
     defined: Callable[[Tensor], Tensor]
     least: float = 0.0
     first: Callable[[Tensor, Tensor], Tensor] = lambda lower, upper: torch.full_like(lower, 0.5)
+    straight: float = torch.inf
 
 
 def everywhere(lower: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ def relaxation(curve: Curve) -> Relaxation:
         lines=lines,
         init=lambda site, frame: frame[5].unsqueeze(0),
         limits=limits,
-        loose=lambda site, values, lower, upper: upper > lower,
+        loose=lambda site, values, lower, upper: (upper > lower) & (lower < curve.straight),
         threshold=lambda site, values, lower, upper: (lower + upper) / 2,
         exact_split=False,
     )
@@ -139,11 +142,26 @@ def reciprocal_interval(site: Site, x: Interval) -> Interval:
     return Interval(torch.where(apart, low, -everything), torch.where(apart, high, everything))
 
 
+def softplus(site: Site, x: Tensor) -> Tensor:
+    return F.softplus(x)
+
+
+def elu(site: Site, x: Tensor) -> Tensor:
+    return F.elu(x)
+
+
+def elu_slope(x: Tensor) -> Tensor:
+    """1 above zero, exp(x) below."""
+    return torch.exp(x.clamp(max=0))
+
+
 EXP = Curve(torch.exp, torch.exp, True, everywhere, first=positive_tangent)
 LOG = Curve(torch.log, torch.reciprocal, False, above_zero)
 SQRT = Curve(torch.sqrt, lambda x: 0.5 * torch.rsqrt(x), False, lambda lower: lower >= 0, least=0.01)
 SQUARE = Curve(torch.square, lambda x: 2 * x, True, everywhere)
 RECIPROCAL = Curve(torch.reciprocal, lambda x: -torch.reciprocal(x * x), True, above_zero)
+SOFTPLUS = Curve(F.softplus, torch.sigmoid, True, everywhere)
+ELU = Curve(F.elu, elu_slope, True, everywhere, straight=0.0)
 
 CURVED = {
     "exp": Op(exp, never, monotone(exp), relaxation(EXP)),
@@ -151,4 +169,6 @@ CURVED = {
     "sqrt": Op(sqrt, never, monotone(sqrt), relaxation(SQRT)),
     "square": Op(square, never, square_interval, relaxation(SQUARE)),
     "reciprocal": Op(reciprocal, never, reciprocal_interval, relaxation(RECIPROCAL)),
+    "softplus": Op(softplus, never, monotone(softplus), relaxation(SOFTPLUS)),
+    "elu": Op(elu, never, monotone(elu), relaxation(ELU)),
 }

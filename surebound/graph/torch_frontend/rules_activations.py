@@ -81,6 +81,21 @@ def gelu(c: Call) -> Value:
     return c.elementwise("mul", c.elementwise("mul", x, 0.5), c.elementwise("add", bell, 1.0))
 
 
+def softplus(c: Call) -> Value:
+    """log(1 + exp(beta x)) / beta; torch's usual threshold changes nothing that float32 could tell."""
+    x, beta = c["self"], float(c.get("beta", 1))
+    if c.get("threshold", 20) < 20:
+        raise c.refuse("below a threshold of 20 it jumps, so it isn't continuous")
+    return c.scaled(c.unary("softplus", c.scaled(x, beta)), 1 / beta)
+
+
+def elu(c: Call) -> Value:
+    """Convex for alpha 1, and with a rule only there."""
+    if (c.get("alpha", 1), c.get("scale", 1), c.get("input_scale", 1)) != (1, 1, 1):
+        raise c.refuse("only alpha = 1 has a rule")
+    return c.unary("elu", c["self"])
+
+
 def softmax(c: Call) -> Value:
     """Over one axis of the sample."""
     x = c["self"]
@@ -132,6 +147,10 @@ ACTIVATIONS: Mapping[str, Rule] = {
     "aten.neg": unary("neg"),
     "aten.erf": unary("erf"),
     "aten.exp": unary("exp"),
+    "aten.sin": unary("sin"),
+    "aten.cos": unary("cos"),
+    "aten.softplus": softplus,
+    "aten.elu": elu,
     "aten.log": unary("log"),
     "aten.sqrt": unary("sqrt"),
     "aten.rsqrt": lambda c: c.unary("reciprocal", c.unary("sqrt", c["self"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,18 +33,26 @@ def image(c: Call, x: Value) -> Value:
 def convolution(c: Call) -> Value:
     """A convolution; its padding is a node of its own where it isn't the same on both sides."""
     x, weight, axes = c["input"], c.fixed("weight"), axes_count(c)
-    if c.get("transposed") or len(weight.shape) != axes + 2:
-        raise c.refuse("only convolutions over one or two axes that aren't transposed have a rule")
+    if len(weight.shape) != axes + 2:
+        raise c.refuse("only convolutions over one or two axes have a rule")
     if len(x.shape) != axes + 1:
         raise c.mixed(f"a convolution over {axes} axes needs [batch, channels, ...]")
     single = (1,) * (2 - axes)
     weight = c.reshape(weight, (*weight.shape[:2], *single, *weight.shape[2:]))
+    if c.get("transposed") or "conv_transpose" in c.op:
+        attrs = {name: pair(c, c[name], neutral) for name, neutral in TRANSPOSED.items()}
+        operands, shape = c.with_bias(image(c, x), weight), (c.shape[0], *single, *c.shape[1:])
+        return c.reshape(c.emit("conv_transpose2d", operands, shape, groups=c["groups"], **attrs), c.shape)
     dilation = pair(c, c["dilation"], 1)
     reach = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
     x, padding = padded(c, image(c, x), reach)
     attrs = {"stride": pair(c, c["stride"], 1), "padding": padding, "dilation": dilation, "groups": c["groups"]}
     result = c.emit("conv2d", c.with_bias(x, weight), (c.shape[0], *single, *c.shape[1:]), **attrs)
     return c.reshape(result, c.shape)
+
+
+TRANSPOSED = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}
+"""Settings of a transposed convolution, and what they are along an axis that is not there."""
 
 
 def padded(c: Call, x: Value, reach: list[int]) -> tuple[Value, tuple[int, int]]:
@@ -101,7 +110,41 @@ def adaptive_pool(c: Call) -> Value:
     return pooled(c, "avg_pool2d", **attrs, count_include_pad=True)
 
 
+def upsampled(c: Call) -> Value:
+    """Nearest neighbours: each value repeated."""
+    x = c.get("self", c.get("input"))
+    for axis in range(1, len(c.shape)):
+        size, wanted = x.shape[axis], c.shape[axis]
+        if size != wanted:
+            x = c.gather(x, axis, [place * size // wanted for place in range(wanted)])
+    return x
+
+
+def reduced(sign: int) -> Rule:
+    """The maximum (sign 1) or minimum (-1) over axes, as one window over what is reduced."""
+
+    def rule(c: Call) -> Value:
+        x = c["self"]
+        gone = c.axes_of(x, c.get("dim"))
+        perm = [axis for axis in range(len(x.shape)) if axis not in gone] + [*gone]
+        count = math.prod(x.shape[axis] for axis in gone)
+        x = c.transpose(x, perm)
+        x = x if sign > 0 else c.unary("neg", x)
+        lead = math.prod(x.shape) // max(count, 1)
+        attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
+        x = c.emit("max_pool2d", [c.reshape(x, (lead, 1, count))], (lead, 1, 1), kernel=(1, count), **attrs)
+        return c.reshape(x if sign > 0 else c.unary("neg", x), c.shape)
+
+    return rule
+
+
 WINDOWS: Mapping[str, Rule] = {
+    "aten.conv_transpose1d": convolution,
+    "aten.conv_transpose2d": convolution,
+    "aten.upsample_nearest1d": upsampled,
+    "aten.upsample_nearest2d": upsampled,
+    "aten.amax": reduced(1),
+    "aten.amin": reduced(-1),
     "aten.conv1d": convolution,
     "aten.conv2d": convolution,
     "aten.convolution": convolution,
