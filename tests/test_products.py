@@ -233,6 +233,25 @@ def test_values_that_are_repeated_are_bounded_where_they_come_from(name: str, mo
     torch.testing.assert_close(found, Crown().bound(query).lower, rtol=0, atol=1e-12)
 
 
+def test_the_differences_of_many_values_are_bounded_by_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wide(Net):
+        def middle(self, x: Tensor) -> Tensor:
+            return torch.softmax(x, 1)
+
+    torch.manual_seed(0)
+    graph = prepare(trace(Wide(12).double().eval(), torch.zeros(1, 2, dtype=F64)))
+    box = Box(torch.full((1, 2), -0.4, dtype=F64), torch.full((1, 2), 0.6, dtype=F64))
+    query = Query(graph, graph.values(F64), {graph.input.name: box}, torch.eye(2, dtype=F64)[None])
+    tight = Crown().bound(query).lower
+    monkeypatch.setattr("surebound.bounds.plan.MANY", 100)
+    graph.derived.clear()
+    assert {graph[name].op for name in plan(graph, (graph.input.name,)).bounded} == {"linear", "sum"}
+    found = Crown().bound(query).lower
+    true = torch.tensor([[least(graph, row, box.lower[0], box.upper[0]) for row in torch.eye(2, dtype=F64)]])
+    assert bool((found <= tight + 1e-12).all())
+    assert bool((tight <= true).all())
+
+
 def test_networks_with_products_are_not_collapsed() -> None:
     for name, collapses in (("product", False), ("erf", True)):
         graph = prepare(traced(name))

@@ -16,6 +16,12 @@ ELEMENTWISE = frozenset({"add", "sub", "neg", "mul", "div", "batch_norm", "resha
 MOVES = frozenset({"reshape", "transpose", "expand", "concat", "slice", "gather"})
 """Ops whose results are values of their operands."""
 
+SUMS = frozenset({"add", "sub", "neg"})
+MANY, MADE = 4096, 4
+"""Of so many values, made from so many times fewer by sums, those they are made from are bounded instead: the n^2
+differences that a softmax of n numbers is made of.
+"""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -65,21 +71,27 @@ class Plan:
 
     @cached_property
     def bounded(self) -> frozenset[str]:
-        """The nodes whose boxes are worth a walk: operands of relaxed steps, or what these repeat, where it is less."""
-        found: set[str] = set()
-        for name in self.operands:
-            sources = self.moved_from(name)
-            fewer = sum(self.graph[source].numel for source in sources) < self.graph[name].numel
-            found.update(sources if fewer else {name})
-        return frozenset(found)
+        """The nodes whose boxes are worth a walk: operands of relaxed steps, or what these are made from, where it is
+        less.
+        """
+        return frozenset().union(*map(self.worth_bounding, self.operands))
 
-    def moved_from(self, name: str) -> set[str]:
-        """The perturbed nodes whose values a node consists of."""
+    def worth_bounding(self, name: str) -> set[str]:
+        """The nodes to bound for the box of one."""
+        size = self.graph[name].numel
+        for ops, least, times in ((MOVES, 0, 1), (MOVES | SUMS, MANY, MADE)):
+            sources = self.made_from(name, ops)
+            if size >= least and times * sum(self.graph[source].numel for source in sources) < size:
+                return sources
+        return {name}
+
+    def made_from(self, name: str, ops: frozenset[str]) -> set[str]:
+        """The perturbed nodes that a node is made from by some ops."""
         waiting, found = [name], set[str]()
         while waiting:
             here = waiting.pop()
             step = self.steps.get(here)
-            if step is not None and step.site.node.op in MOVES:
+            if step is not None and step.site.node.op in ops:
                 waiting += [
                     source for source, moves in zip(step.site.node.inputs, step.perturbed, strict=True) if moves
                 ]
