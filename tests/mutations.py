@@ -527,15 +527,15 @@ MUTATIONS = (
     Mutation(
         "a split's multiplier has the wrong sign",
         "bounds/beta.py",
-        "zeros.scatter_add(2, at, -weight)",
-        "zeros.scatter_add(2, at, weight)",
+        "at.expand(groups, rows, -1), beta * -weight)",
+        "at.expand(groups, rows, -1), beta * weight)",
         SPLITS,
     ),
     Mutation(
         "a split's threshold has the wrong sign",
         "bounds/beta.py",
-        "(weight * threshold).sum(-1)",
-        "(-weight * threshold).sum(-1)",
+        "(beta * threshold).sum(-1)",
+        "(-beta * threshold).sum(-1)",
         SPLITS,
     ),
     Mutation(
@@ -1415,8 +1415,8 @@ MUTATIONS = (
     Mutation(
         "a split's multiplier has the wrong sign (seen by the order suite)",
         "bounds/beta.py",
-        "zeros.scatter_add(2, at, -weight)",
-        "zeros.scatter_add(2, at, weight)",
+        "at.expand(groups, rows, -1), beta * -weight)",
+        "at.expand(groups, rows, -1), beta * weight)",
         ORDER,
     ),
 )
