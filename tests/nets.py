@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surebound.graph.ir import FixedParameters, Graph, Node, Site
+from surebound.graph.prepare import prepare
 from surebound.ops import OPS
 from surebound.regions import Box, LpBall, Region
 
@@ -260,6 +261,29 @@ def scalar(seed: int = 0) -> Graph:
     return b.graph(b.linear(b.op("reshape", bent, shape=(1,)), 3))
 
 
+def curved(seed: int = 0) -> Graph:
+    """One neuron, or two, of each smooth function; a transposed convolution."""
+    b = Builder(seed)
+    x = b.linear(b.input(4), 6)
+    above = b.op("add", b.op("square", b.linear(x, 3)), b.param(torch.tensor(0.3, dtype=torch.float64)))
+    parts = [b.op(op, b.linear(x, 2, bias=False)) for op in ("erf", "exp", "softplus", "elu", "sin", "cos")]
+    parts += [b.op(op, above) for op in ("log", "sqrt", "reciprocal")]
+    wide = b.op("reshape", b.linear(b.op("concat", *parts, axis=0), 4), shape=(1, 2, 2))
+    attrs = {"stride": (1, 1), "padding": (0, 0), "output_padding": (0, 0), "dilation": (1, 1), "groups": 1}
+    image = b.op("conv_transpose2d", wide, b.param(b.randn(1, 1, 2, 2)), **attrs)
+    return b.graph(b.linear(b.flat(b.op("relu", image)), 3))
+
+
+def products(seed: int = 0) -> Graph:
+    """Attention over two tokens and a gate, in the form that is bounded."""
+    b = Builder(seed)
+    tokens = b.op("reshape", b.linear(b.input(4), 4), shape=(2, 2))
+    query, key, value = (b.linear(tokens, 2) for _ in range(3))
+    scores = b.op("matmul", query, b.op("transpose", key, perm=(1, 0)))
+    mixed = b.flat(b.op("matmul", b.op("softmax", scores, axis=1), value))
+    return prepare(b.graph(b.linear(b.op("mul", mixed, b.op("sigmoid", b.linear(mixed, 4))), 3)))
+
+
 def affine(seed: int = 0) -> Graph:
     """No activation at all."""
     b = Builder(seed)
@@ -287,6 +311,10 @@ NETS: dict[str, Callable[[int], Graph]] = {
     "affine": affine,
 }
 """Networks of one input and one output vector of three values, by name; the argument is a seed."""
+
+
+BENT: dict[str, Callable[[int], Graph]] = {"curved": curved, "products": products}
+"""The same of smooth functions and products."""
 
 
 def tiny(seed: int, sizes: Sequence[int] = (2, 4, 4, 2), skip: bool = False) -> Graph:

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-from nets import NETS, Builder, mlp, region, residual, spec_of
+from nets import BENT, NETS, Builder, mlp, region, residual, spec_of
 from oracle import outputs_at, row_values, sharp_points
 from torch import Tensor
 
@@ -41,6 +41,7 @@ METHODS: dict[str, Method] = {
 REGIONS = ("box", "l2", "l1")
 each_method = pytest.mark.parametrize("method", METHODS)
 each_net = pytest.mark.parametrize("net", NETS)
+each_net_and_bent = pytest.mark.parametrize("net", [*NETS, *BENT])
 each_region = pytest.mark.parametrize("kind", REGIONS)
 each_method_and_net = pytest.mark.parametrize(
     ("method", "net", "kind"),
@@ -52,7 +53,7 @@ DIFFERENTIABLE = ("ibp", "crown-ibp", "crown", "alpha from given values")
 
 @cache
 def graph_of(net: str) -> Graph:
-    return NETS[net](1)
+    return (NETS | BENT)[net](1)
 
 
 def params_of(net: str) -> Mapping[str, Tensor]:
@@ -93,7 +94,7 @@ def test_the_regions_leave_neurons_unstable(net: str, kind: str) -> None:
 
 
 @each_method
-@each_net
+@each_net_and_bent
 @each_region
 def test_bounds_are_below_every_point(method: str, net: str, kind: str) -> None:
     query, points = query_of(net, kind), points_of(net, kind)
@@ -106,7 +107,7 @@ def test_bounds_are_below_every_point(method: str, net: str, kind: str) -> None:
 
 
 @each_method
-@each_net
+@each_net_and_bent
 @each_region
 def test_boxes_contain_every_value(method: str, net: str, kind: str) -> None:
     query, points = query_of(net, kind), points_of(net, kind)
@@ -122,7 +123,7 @@ def test_boxes_contain_every_value(method: str, net: str, kind: str) -> None:
         assert (box.upper.unsqueeze(1) - value).min() >= -slack, node.name
 
 
-@each_net
+@each_net_and_bent
 def test_methods_that_spend_more_give_more(net: str) -> None:
     """Where the better method starts from what the other one found."""
     lower = {method: bounds_of(method, net, "box").lower for method in METHODS}
@@ -995,9 +996,9 @@ def test_work_that_does_not_fit_is_halved() -> None:
 
 def test_the_table_of_ops_is_the_graphs() -> None:
     """The nets above exercise every op that has linear bounds."""
-    used = {node.op for net in NETS for node in graph_of(net).nodes} - {"input", "parameter"}
+    used = {node.op for net in [*NETS, *BENT] for node in graph_of(net).nodes} - {"input", "parameter"}
     bounded = {name for name, op in OPS.items() if op.relax is not None or op.affine((True, False))}
-    assert bounded <= used | {"maximum", "minimum", "max_pool2d"}
+    assert bounded <= used | {"maximum", "minimum", "max_pool2d", "softmax"}
 
 
 def test_optimising_leaves_the_parameters_gradients_alone() -> None:
