@@ -24,7 +24,7 @@ from surebound.search.run import VerifyConfig
 from surebound.search.verify import Progress, verify
 
 PARTS = 20
-SIZES = {"neurons": (20, 32, 0.2), "inputs": (6, 48, 0.0)}
+SIZES = {"neurons": (20, 32, 0.2), "inputs": (6, 48, 0.004)}
 """Inputs, neurons of each of both layers, and how far the limit is below the samples' least value, in parts of their
 spread.
 """
