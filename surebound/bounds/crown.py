@@ -148,7 +148,7 @@ def loose(ctx: Context, name: str, box: Interval) -> Tensor:
     if name not in ctx.plan.operands:
         return box.lower < box.upper
     mask = torch.zeros(box.lower.shape, dtype=torch.bool, device=box.lower.device)
-    for step in ctx.plan.operands.get(name, ()):
+    for step in ctx.plan.operands[name]:
         found = step.relaxation.loose(
             step.site, fixed_operands(step, ctx.values), box.lower.unsqueeze(1), box.upper.unsqueeze(1)
         )

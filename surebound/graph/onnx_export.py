@@ -213,33 +213,24 @@ def write_matmul(writer: Writer, node: Node) -> None:
     writer.put(node, "MatMul", writer.lifted(node, max(ranks)))
 
 
-def write_conv2d(writer: Writer, node: Node) -> None:
-    a = node.attrs
-    writer.put(
-        node,
-        "Conv",
-        writer.fixed(node),
-        kernel_shape=list(writer.numbers[node.inputs[1]].shape[2:]),
-        strides=list(a["stride"]),
-        pads=[*a["padding"], *a["padding"]],
-        dilations=list(a["dilation"]),
-        group=a["groups"],
-    )
+def convolution(op: str, *extra: str) -> Callable[[Writer, Node], None]:
+    """A convolution or its transpose; `extra`: pairs of attributes beyond those that both have."""
 
+    def rule(writer: Writer, node: Node) -> None:
+        a = node.attrs
+        writer.put(
+            node,
+            op,
+            writer.fixed(node),
+            kernel_shape=list(writer.numbers[node.inputs[1]].shape[2:]),
+            strides=list(a["stride"]),
+            pads=[*a["padding"], *a["padding"]],
+            dilations=list(a["dilation"]),
+            group=a["groups"],
+            **{name: list(a[name]) for name in extra},
+        )
 
-def write_conv_transpose2d(writer: Writer, node: Node) -> None:
-    a = node.attrs
-    writer.put(
-        node,
-        "ConvTranspose",
-        writer.fixed(node),
-        kernel_shape=list(writer.numbers[node.inputs[1]].shape[2:]),
-        strides=list(a["stride"]),
-        pads=[*a["padding"], *a["padding"]],
-        output_padding=list(a["output_padding"]),
-        dilations=list(a["dilation"]),
-        group=a["groups"],
-    )
+    return rule
 
 
 def write_batch_norm(writer: Writer, node: Node) -> None:
@@ -392,8 +383,8 @@ WRITERS: Mapping[str, Callable[[Writer, Node], None]] = MappingProxyType(
         "batch_norm": write_batch_norm,
         "clip": write_clip,
         "concat": write_concat,
-        "conv2d": write_conv2d,
-        "conv_transpose2d": write_conv_transpose2d,
+        "conv2d": convolution("Conv"),
+        "conv_transpose2d": convolution("ConvTranspose", "output_padding"),
         "cos": elementwise("Cos"),
         "div": elementwise("Div"),
         "elu": elementwise("Elu"),

@@ -73,8 +73,6 @@ FACTORS = Relaxation(
     init=lambda site, frame: torch.full_like(frame[0], 0.5).expand(2, *frame[0].shape),
     limits=unit_interval,
     loose=both_move,
-    threshold=lambda site, values, lower, upper: (lower + upper) / 2,
-    exact_split=False,
     together=True,
 )
 

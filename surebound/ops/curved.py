@@ -94,8 +94,6 @@ def relaxation(curve: Curve) -> Relaxation:
         init=lambda site, frame: frame[5].unsqueeze(0),
         limits=limits,
         loose=lambda site, values, lower, upper: (upper > lower) & (lower < curve.straight),
-        threshold=lambda site, values, lower, upper: (lower + upper) / 2,
-        exact_split=False,
     )
 
 

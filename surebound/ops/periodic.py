@@ -70,9 +70,6 @@ def relaxation(shift: float) -> Relaxation:
         lines=lines,
         init=lambda site, frame: torch.zeros_like(frame[0]).expand(2, *frame[0].shape),
         limits=unit_interval,
-        loose=lambda site, values, lower, upper: upper > lower,
-        threshold=lambda site, values, lower, upper: (lower + upper) / 2,
-        exact_split=False,
     )
 
 

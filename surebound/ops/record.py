@@ -41,6 +41,16 @@ Frame = tuple[Tensor, ...]
 """What a relaxation computes from a box once: element-wise quantities that its lines are made of."""
 
 
+def wide(site: Site, values: Sequence[Tensor | None], lower: Tensor, upper: Tensor) -> Tensor:
+    """Of functions that are bent everywhere: no box but a point has exact lines."""
+    return upper > lower
+
+
+def middle(site: Site, values: Sequence[Tensor | None], lower: Tensor, upper: Tensor) -> Tensor:
+    """Where to split what has no kink."""
+    return (lower + upper) / 2
+
+
 @dataclass(frozen=True)
 class Relaxation:
     """How a non-affine op with one perturbed operand is enclosed between two affine functions.
@@ -64,9 +74,9 @@ class Relaxation:
     lines: Callable[[Site, Frame, Tensor], Lines]
     init: Callable[[Site, Frame], Tensor]
     limits: Callable[[Site, Frame], tuple[Tensor, Tensor]]
-    loose: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
-    threshold: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor]
-    exact_split: bool
+    loose: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor] = wide
+    threshold: Callable[[Site, Sequence[Tensor | None], Tensor, Tensor], Tensor] = middle
+    exact_split: bool = False
     together: bool = False
 
     def project(self, site: Site, frame: Frame, free: Tensor) -> Tensor:

@@ -111,9 +111,6 @@ def relaxation(curve: SShape) -> Relaxation:
         lines=lines,
         init=lambda site, frame: torch.stack(frame[8:]),
         limits=unit_interval,
-        loose=lambda site, values, lower, upper: upper > lower,
-        threshold=lambda site, values, lower, upper: (lower + upper) / 2,
-        exact_split=False,
     )
 
 
