@@ -4,7 +4,9 @@
 
 Reads `instances.csv` and `verdicts.csv` of each named folder below SUREBOUND_BENCH; without names, of all.
 Prints one line per folder and every wrong verdict; exits with 1 when there is one. With --log each
-instance is appended as a JSON line, and instances already there are not run again.
+instance is appended as a JSON line, and instances already there are not run again. With --processor-time seconds are
+the process's own instead of the clock's, also those of the timeout: what a machine that does other work still tells,
+with one thread. --within leaves out what the peer on record took longer for or did not decide.
 """
 
 from __future__ import annotations
@@ -29,27 +31,36 @@ from surebound.search.verify import verify
 from surebound.vnnlib import load_vnnlib
 
 
-def instances(folder: Path, every: int) -> Iterator[tuple[str, str, float, str]]:
-    """(onnx, vnnlib, timeout, recorded verdict) of every n-th instance."""
+def instances(folder: Path, every: int, within: float | None) -> Iterator[tuple[str, str, float, str]]:
+    """(onnx, vnnlib, timeout, recorded verdict) of every n-th instance that the peer decided within some seconds."""
     with open(folder / "verdicts.csv") as file:
-        recorded = {(row["onnx"], row["vnnlib"]): row["verdict"] for row in csv.DictReader(file)}
+        recorded = {(row["onnx"], row["vnnlib"]): row for row in csv.DictReader(file)}
     with open(folder / "instances.csv") as file:
         for number, (onnx, vnnlib, timeout) in enumerate(csv.reader(file)):
-            if number % every == 0:
-                yield onnx, vnnlib, float(timeout), recorded[(onnx, vnnlib)]
+            row = recorded[(onnx, vnnlib)]
+            decided = row["abcrown_verdict"] in ("sat", "unsat")
+            if number % every == 0 and (within is None or (decided and float(row["abcrown_seconds"]) <= within)):
+                yield onnx, vnnlib, float(timeout), row["verdict"]
 
 
 def decide(graph: Graph, spec: Path, config: VerifyConfig) -> dict[str, Any]:
     """What is recorded of one run."""
     (outcome,) = verify(graph, [load_vnnlib(spec)], config)
-    return {"got": outcome.verdict.name, "nodes": outcome.nodes, "engine": outcome.engine, "charged": outcome.charged}
+    return {
+        "got": outcome.verdict.name,
+        "reason": outcome.verdict.reason,
+        "nodes": outcome.nodes,
+        "engine": outcome.engine,
+        "charged": round(outcome.charged, 3),
+        "stages": {stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
+    }
 
 
 def run(folder: Path, args: argparse.Namespace, known: dict[tuple[str, str, str], dict[str, Any]]) -> list[dict]:
     """Run a folder's instances; networks are read once for neighbouring instances."""
     rows: list[dict[str, Any]] = []
     loaded: tuple[str, Graph] | None = None
-    for onnx, vnnlib, timeout, truth in instances(folder, args.every):
+    for onnx, vnnlib, timeout, truth in instances(folder, args.every, args.within):
         key = (folder.name, onnx, vnnlib)
         if args.only and truth != args.only:
             continue
@@ -63,7 +74,7 @@ def run(folder: Path, args: argparse.Namespace, known: dict[tuple[str, str, str]
             config = VerifyConfig(timeout=min(timeout, args.timeout), attack=args.attack)
             found = decide(loaded[1], folder / vnnlib, config)
         except SureboundError as error:
-            found = {"got": error.verdict, "error": str(error)}
+            found = {"got": error.verdict, "reason": str(error), "nodes": 0, "stages": {}}
         row = {"folder": folder.name, "onnx": onnx, "vnnlib": vnnlib, "truth": truth, **found}
         rows.append({**row, "seconds": round(time.monotonic() - began, 3)})
         if args.log is not None:
@@ -101,10 +112,14 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--only", choices=["sat", "unsat", "unknown"])
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--within", type=float)
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--processor-time", action="store_true")
     args = parser.parse_args()
     if "SUREBOUND_BENCH" not in os.environ:
         parser.error("set SUREBOUND_BENCH to a folder laid out as NAME/instances.csv + verdicts.csv")
+    if args.processor_time:
+        time.monotonic = time.process_time
     keep_memory()
     use_threads(args.threads)
     root = Path(os.environ["SUREBOUND_BENCH"])

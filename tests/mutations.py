@@ -39,6 +39,7 @@ FUSED: Selection = ("test_objectives.py", "fused")
 RESUMED: Selection = ("test_recipes.py", "bit_for_bit and sgd")
 KILLED: Selection = ("test_recipes.py", "between_two_files")
 GATES: Selection = ("test_ops_contract.py", "gate")
+GOES_ON: Selection = ("test_resumed.py", "")
 LIVE: Selection = ("test_ops_contract.py", "left_out")
 
 
@@ -1403,6 +1404,42 @@ MUTATIONS = (
         "torch.where(fits, lower, a.lower), torch.where(fits, upper, a.upper)",
         "torch.where(fits, lower, b.lower), torch.where(fits, upper, b.upper)",
         ("test_bounds_contract.py", "miss_each_other"),
+    ),
+    # --- searches that go on
+    Mutation(
+        "an infinite bound closes a leaf that a search goes on from",
+        "search/tree.py",
+        "(lower > 0) & np.isfinite(lower)",
+        "lower > 0",
+        GOES_ON,
+    ),
+    Mutation(
+        "an open leaf is forgotten when a search goes on",
+        "search/tree.py",
+        "return rows[tree.open]",
+        "return rows[tree.open[1:]]",
+        GOES_ON,
+    ),
+    Mutation(
+        "a bound that was not confirmed counts as proven when a search goes on",
+        "search/pool.py",
+        "np.minimum(lower, 0)",
+        "lower",
+        GOES_ON,
+    ),
+    Mutation(
+        "what was begun is lost when the work ends before the search",
+        "search/verify.py",
+        "return begun[root]",
+        "pass",
+        GOES_ON,
+    ),
+    Mutation(
+        "the splits of a planted leaf's parents do not cut its box",
+        "search/inputs.py",
+        "lower[others], upper[others] = merged(cut.lower, 1), merged(cut.upper, 1)",
+        "pass",
+        GOES_ON,
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(

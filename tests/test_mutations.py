@@ -16,7 +16,7 @@ import surebound
 
 PACKAGE = Path(str(surebound.__file__)).resolve().parent
 HERE = Path(__file__).resolve().parent
-SUPPORT = ("conftest.py", "nets.py", "oracle.py")
+SUPPORT = ("conftest.py", "nets.py", "oracle.py", "proof_cases.py")
 SETTINGS = "[pytest]\npythonpath = tests .\naddopts = -x -q --no-header --tb=line -p no:cacheprovider\n"
 
 

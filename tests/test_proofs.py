@@ -4,57 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from nets import tiny
-from torch import Tensor
+from proof_cases import proven, search_by
 
 from surebound.errors import InvalidProof
-from surebound.graph.ir import Graph, evaluate
 from surebound.graph.prepare import prepare
 from surebound.proofs.proof import load_proof, proof_of, save_proof
 from surebound.proofs.replay import replay
-from surebound.properties import Case, Disjunct, Property
-from surebound.regions import Box
-from surebound.search.problem import detached
-from surebound.search.run import VerifyConfig
+from surebound.properties import Property
 from surebound.search.tree import Tree
-from surebound.search.verdict import Verified
-from surebound.search.verify import verify
-
-F64 = torch.float64
-
-
-def outputs(graph: Graph, x: Tensor) -> Tensor:
-    return evaluate(graph, detached(graph.values(F64)), x)[graph.output.name]
-
-
-def search_by(how: str, patch: pytest.MonkeyPatch) -> None:
-    """Split inputs or neurons."""
-    patch.setattr("surebound.search.stages.FEW_DIMENSIONS", 10 if how == "inputs" else 0)
-
-
-@cache
-def proven(how: str) -> tuple[Graph, Property, Verified]:
-    """A network of two inputs and outputs, a property with two disjuncts of which one is easy, and its proof."""
-    graph = tiny(0, (2, 16, 16, 2))
-    box = Box(torch.full((1, 2), -4.0, dtype=F64), torch.full((1, 2), 4.0, dtype=F64))
-    axis = torch.linspace(-4, 4, 400, dtype=F64)
-    y = outputs(graph, torch.cartesian_prod(axis, axis))
-    row = torch.tensor([[1.0, -1.0]], dtype=F64)
-    least = (y @ row[0]).min()
-    hard = Disjunct(row, (least - 0.02).reshape(1), ("",))
-    easy = Disjunct(row, (least - 1e6).reshape(1), ("",))
-    prop = Property((Case(box, (easy, hard), None),))
-    with pytest.MonkeyPatch.context() as patch:
-        search_by(how, patch)
-        (found,) = verify(graph, [prop], VerifyConfig(timeout=60.0, attack="none"))
-    assert isinstance(found.verdict, Verified)
-    return graph, prop, found.verdict
 
 
 @pytest.mark.parametrize("how", ["inputs", "neurons"])
@@ -62,7 +23,7 @@ def test_a_proof_is_replayed_from_its_file(how: str, tmp_path: Path, monkeypatch
     search_by(how, monkeypatch)
     graph, prop, verdict = proven(how)
     assert [len(tree.parent) > 3 for tree in verdict.trees] == [False, True]
-    save_proof(proof_of(graph, verdict, {"network": "12ab"}), tmp_path / "proof")
+    save_proof(proof_of(graph, verdict.trees, {"network": "12ab"}), tmp_path / "proof")
     proof = load_proof(tmp_path / "proof")
     assert proof.sources == {"network": "12ab"}
     assert {name: prepare(graph)[name].origin for name in proof.origins} == dict(proof.origins)
@@ -156,7 +117,7 @@ def test_files_that_are_no_proofs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "proof"
     with pytest.raises(InvalidProof, match="there is no proof at"):
         load_proof(path)
-    save_proof(proof_of(graph, verdict), path)
+    save_proof(proof_of(graph, verdict.trees), path)
     whole = path.read_bytes()
     for part in (b"", b"text", whole[:100], whole[: len(whole) // 2]):
         path.write_bytes(part)

@@ -59,6 +59,10 @@ def verify(
     results_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write verdict and witness to this file, too.")
     ] = None,
+    proof: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the proof here; of an unfinished search what it has, to go on from."),
+    ] = None,
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Replay a witness as printed, or a proof in float64.")
     ] = False,
@@ -72,7 +76,7 @@ def verify(
     """
     from surebound.cli.verify import Job, run
 
-    raise typer.Exit(run(Job(model, spec, attack, results_file, recheck, common)))
+    raise typer.Exit(run(Job(model, spec, attack, results_file, proof, recheck, common)))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from surebound.cli.progress import progress
 from surebound.errors import InvalidGraph, NotYet
 
 if TYPE_CHECKING:
+    from surebound.cli.proof_file import ProofFile
     from surebound.graph.ir import Graph
     from surebound.properties import Property
     from surebound.search.verdict import Outcome, Verdict, Verified
@@ -36,6 +37,7 @@ class Job:
     spec: Path
     attack: Literal["pgd", "none"]
     results_file: Path | None
+    proof: Path | None
     recheck: bool
     common: Common
 
@@ -99,6 +101,7 @@ def decide(job: Job, state: Run) -> Answer:
     """The answer; raises what ends the work early."""
     with state.stage("import"):
         from surebound.cli.loading import load
+        from surebound.cli.proof_file import ProofFile
         from surebound.search.run import VerifyConfig
         from surebound.search.verdict import Verified
         from surebound.search.verify import verify
@@ -108,6 +111,7 @@ def decide(job: Job, state: Run) -> Answer:
         raise NotYet(f"verify does not run on '{machine.device}' yet; leave out --device, or give cpu")
     with progress("loading", job.common.quiet) as show:
         with state.stage("load"):
+            proof = None if job.proof is None else ProofFile.at(job.proof, job.model, job.spec)
             graph, prop = load(job.model, job.spec)
         timeout = TIMEOUT if job.common.timeout is None else job.common.timeout
         left = timeout - state.seconds["load"]
@@ -122,15 +126,34 @@ def decide(job: Job, state: Run) -> Answer:
             memory=machine.memory,
         )
         show("bounding")
-        (outcome,) = verify(graph, [prop], config, lambda now: show(words(now)))
+        (outcome,) = verify(
+            graph,
+            [prop],
+            config,
+            lambda now: show(words(now)),
+            unfinished=None if proof is None else lambda _, trees: proof.keep(graph, trees),
+            begun=None if proof is None or not proof.begun else {0: proof.begun},
+        )
         state.seconds.update(outcome.seconds)
         answer = answer_of(outcome)
-        if job.recheck and isinstance(outcome.verdict, Verified):
-            show("replaying the proof")
-            answer = replayed(answer, graph, prop, outcome.verdict, timeout, machine.memory)
+        if isinstance(outcome.verdict, Verified):
+            if proof is not None:
+                proof.write(graph, outcome.verdict.trees)
+                answer = believing(answer, proof)
+            if job.recheck:
+                show("replaying the proof")
+                answer = replayed(answer, graph, prop, outcome.verdict, timeout, machine.memory)
     if job.recheck and answer.witness_text:
         recheck(answer.witness_text, graph, prop)
     return answer
+
+
+def believing(answer: Answer, proof: ProofFile) -> Answer:
+    """The answer with what it takes from an earlier run's file: that is believed, so nothing was rechecked."""
+    if not proof.proven:
+        return answer
+    reason = f"{answer.reason}, {proof.proven:,} of them by the run that wrote {proof.path} first"
+    return replace(answer, reason=reason, recheck=None)
 
 
 def replayed(answer: Answer, graph: Graph, prop: Property, verdict: Verified, timeout: float, memory: int) -> Answer:
@@ -139,7 +162,7 @@ def replayed(answer: Answer, graph: Graph, prop: Property, verdict: Verified, ti
 
     found = replay(graph, prop, verdict.trees, timeout, memory)
     if found.holds:
-        return answer
+        return replace(answer, recheck="float64")
     return replace(
         answer, verdict="unknown", reason=f"a proof did not replay: {found.reason}", margin=None, recheck=None
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from surebound.graph.ir import Graph
 from surebound.graph.prepare import prepare
 from surebound.rowfile import replace_file
 from surebound.search.tree import Tree
-from surebound.search.verdict import Verified
 
 FORM = "surebound-proof"
 VERSION = 1
@@ -48,12 +47,17 @@ class Proof:
     origins: Mapping[str, str]
     sources: Mapping[str, str]
 
+    @property
+    def whole(self) -> bool:
+        """Is no leaf open? What an unfinished search leaves is not whole."""
+        return not any(len(tree.open) for tree in self.trees)
 
-def proof_of(graph: Graph, verdict: Verified, sources: Mapping[str, str] | None = None) -> Proof:
-    """What is known after a search that proved a property of `graph`."""
-    names = dict.fromkeys(name for tree in verdict.trees for name in tree.names)
+
+def proof_of(graph: Graph, trees: Sequence[Tree], sources: Mapping[str, str] | None = None) -> Proof:
+    """What is known after a search of a property of `graph`: its trees, in the property's order."""
+    names = dict.fromkeys(name for tree in trees for name in tree.names)
     prepared = prepare(graph)
-    return Proof(verdict.trees, {name: prepared[name].origin for name in names}, dict(sources or {}))
+    return Proof(tuple(trees), {name: prepared[name].origin for name in names}, dict(sources or {}))
 
 
 def save_proof(proof: Proof, path: str | Path) -> None:

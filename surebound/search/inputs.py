@@ -14,6 +14,7 @@ from torch import Tensor
 from surebound.bounds.crown import BY_WALK, boxes_of, caching_lines
 from surebound.bounds.walk import walk
 from surebound.linear.maps import Dense, merged
+from surebound.ops.record import Interval
 from surebound.regions import Box
 from surebound.search.branching.scores import input_scores
 from surebound.search.clipping import IMPOSSIBLE, Linear, clipped
@@ -76,6 +77,11 @@ class InputEngine:
         slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
         known = (slots >= 0).nonzero().squeeze(1)
         lower[known], upper[known] = self.left.boxes[slots[known]].unbind(1)
+        others = (slots < 0).nonzero().squeeze(1)
+        if len(others):  # roots, and where a search goes on: what is left of their parents was not kept
+            name, whole = self.problem.input, region.take(others)
+            cut = self.forest.paths(rows[others.numpy()]).clamp({name: Interval(whole.lower, whole.upper)})[name]
+            lower[others], upper[others] = merged(cut.lower, 1), merged(cut.upper, 1)
         at = torch.from_numpy(self.forest["index"][rows].astype(np.int64))
         threshold, sign = torch.from_numpy(self.forest["threshold"][rows]), torch.from_numpy(self.forest["sign"][rows])
         one = torch.arange(len(rows))

@@ -132,8 +132,11 @@ class Pool:
         priority: NDArray[np.float64],
         slot: NDArray[np.int32],
     ) -> None:
-        """Pairs of children wait with their parent's bound, its point's distance from a violation, and its slot."""
+        """Pairs of children wait with their parent's bound, its point's distance from a violation, and its slot.
+
+        A bound that was not confirmed is none: only what is proven has a positive one in the forest.
+        """
         columns = self.forest.columns
-        columns["lower"][rows] = np.where(np.isfinite(lower), lower, -np.inf).repeat(2)
+        columns["lower"][rows] = np.where(np.isfinite(lower), np.minimum(lower, 0), -np.inf).repeat(2)
         columns["priority"][rows] = np.nan_to_num(priority, nan=-np.inf).repeat(2)
         columns["slot"][rows] = slot.repeat(2)

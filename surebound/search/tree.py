@@ -38,6 +38,7 @@ class Tree:
     Row i > 0 restricts its parent by sign[i] (z - threshold[i]) >= 0 for the value z of node names[node[i]]
     at flat position index[i]; the two children of a row stand next to each other, sign -1 first, and share the
     threshold, so they cover it. `lower[i]` is the float64 lower bound that closes leaf i (-inf where it was split).
+    A leaf whose `lower` is not positive is open: the search ended before it was bounded, or it was not proven.
     root_bound: how the root's intermediate boxes were obtained.
     """
 
@@ -57,6 +58,12 @@ class Tree:
     def leaves(self) -> NDArray[np.int64]:
         """Rows without children."""
         return np.setdiff1d(np.arange(len(self.parent)), self.parent[self.parent >= 0])
+
+    @property
+    def open(self) -> NDArray[np.int64]:
+        """Leaves that are not proven."""
+        lower = self.lower[self.leaves]
+        return self.leaves[~((lower > 0) & np.isfinite(lower))]
 
 
 def single(names: tuple[str, ...], root_bound: str, margin: float) -> Tree:
@@ -107,19 +114,36 @@ class Forest:
 
     def plant(self, root: int, tree: Tree) -> NDArray[np.int64]:
         """Add a tree, to be searched again: the row [1] of its root."""
+        rows = self.add(root, tree)
+        self.columns["child"][rows[tree.parent[1::2]]] = rows[1::2]
+        return rows[:1]
+
+    def resume(self, root: int, tree: Tree) -> NDArray[np.int64]:
+        """Add a tree whose search goes on, with what is proven of it: the rows of its open leaves."""
+        rows = self.add(root, tree)
+        self.columns["lower"][rows] = tree.lower
+        self.columns["lower"][rows[tree.open]] = -np.inf
+        return rows[tree.open]
+
+    def add(self, root: int, tree: Tree) -> NDArray[np.int64]:
+        """The rows of a tree, of which nothing but the splits is known."""
         number = np.array([self.names.index(name) for name in tree.names], np.int16)
         first, depth, above = self.size, np.zeros(len(tree.parent), np.int32), tree.parent
         while (above >= 0).any():
             depth += above >= 0
             above = np.where(above >= 0, tree.parent[above], -1)
-        child = np.zeros(len(depth), np.int64)
-        child[tree.parent[1::2]] = first + np.arange(1, len(depth), 2)
         parent = np.where(tree.parent >= 0, tree.parent + first, -1)
         split = {name: getattr(tree, name) for name in ("index", "threshold", "sign")}
-        rows = self.append(
-            parent=parent, root=root, node=number[tree.node], depth=depth, child=child, slot=-1, lower=-np.inf, **split
+        return self.append(
+            parent=parent,
+            root=root,
+            node=number[tree.node],
+            depth=depth,
+            slot=-1,
+            lower=-np.inf,
+            priority=-np.inf,
+            **split,
         )
-        return rows[:1]
 
     def paths(self, rows: NDArray[np.int64]) -> Splits:
         """The splits on the way from each row to its root, deepest first, padded with sign 0."""

@@ -8,7 +8,7 @@ on counts and bounds, never on the clock; the clock only ends the work.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -28,13 +28,14 @@ from surebound.search.attack import QUICK, attack
 from surebound.search.ledger import Ledger
 from surebound.search.mirrors import merge_mirrors
 from surebound.search.problem import problem
+from surebound.search.resumed import first_rows, trees_by_root
 from surebound.search.root_bounds import bound_roots
 from surebound.search.root_boxes import RootBoxes
 from surebound.search.roots import roots_of
 from surebound.search.run import Run, VerifyConfig
 from surebound.search.stages import Search
-from surebound.search.tree import Forest
-from surebound.search.verdict import Outcome, Unknown, Verdict, Verified
+from surebound.search.tree import Forest, Tree
+from surebound.search.verdict import Falsified, Outcome, Unknown, Verdict, Verified
 
 FEW = 2_000
 """Networks with at most this many neurons are computed with one thread: their tensors are too small for more."""
@@ -61,13 +62,18 @@ def verify(
     config: VerifyConfig | None = None,
     progress: Callable[[Progress], None] | None = None,
     decided: Callable[[int, Outcome], None] | None = None,
+    unfinished: Callable[[int, tuple[Tree, ...]], None] | None = None,
+    begun: Mapping[int, Sequence[Tree]] | None = None,
 ) -> list[Outcome]:
     """Decide each property; one `Outcome` per property, in order.
 
     decided is called with a property's number and outcome as soon as there is one, once for each property.
+    unfinished is called at the end, also of a work that an exception ends, with the trees of each property that has
+    neither a proof nor a witness; given as `begun` to another call on the same network and properties, the search goes
+    on from there. What they say is proven is believed: a replay of the proof is not.
     A traced graph is compared with its module first, as `trace` did: attributes of the module that are no tensors,
     and submodules, may have changed since. Raises TraceMismatch when the two differ now, SpecError when a property
-    does not fit the network, UnsupportedOp when an op has no linear bound.
+    does not fit the network, UnsupportedOp when an op has no linear bound, InvalidProof when trees do not fit.
     """
     if not properties:
         return []
@@ -83,6 +89,7 @@ def verify(
     ledger = Ledger(roots.prop.numpy(), len(properties), chosen.timeout)
     run = Run(of, properties, original, chosen, ledger, RootBoxes(roots.region.groups), np.full(roots.count, np.inf))
     forest = Forest([*of.plan.operands, of.input])
+    trees = trees_by_root(begun or {}, ledger.prop_of, prepared, forest.names)
     outcomes: dict[int, Outcome] = {}
 
     def tell(finished: NDArray[np.bool_]) -> None:
@@ -95,9 +102,13 @@ def verify(
 
     try:
         with one_thread() if of.neurons <= FEW else nullcontext():
-            decide(run, forest, progress, tell)
+            decide(run, forest, trees, progress, tell)
     except OutOfMemory as error:
         run.ledger.end(run.ledger.roots_open(), Unknown(str(error), "memory"))
+    finally:
+        for p in range(len(properties)) if unfinished is not None else ():
+            if ledger.proof_margin(p) is None and not isinstance(ledger.verdicts[p], Falsified):
+                unfinished(p, trees_of(run, forest, p, trees))
     tell(np.ones(len(properties), bool))
     return [outcomes[p] for p in range(len(properties))]
 
@@ -110,22 +121,31 @@ def verdict_of(run: Run, forest: Forest, prop: int) -> Verdict:
         return decided
     margin = ledger.proof_margin(prop)
     if margin is not None:
-        within = run.problem.roots.within.numpy()
-        trees = (
-            forest.tree(int(root), run.boxes.methods[within[root]], float(ledger.margin[root]))
-            for root in np.flatnonzero(ledger.prop_of == prop)
-        )
-        return Verified(margin, tuple(trees))
+        return Verified(margin, trees_of(run, forest, prop))
     return Unknown("the search ended without a proof or a witness")
+
+
+def trees_of(run: Run, forest: Forest, prop: int, begun: Mapping[int, Tree] | None = None) -> tuple[Tree, ...]:
+    """The trees of a property's roots as they are, those begun where the search has not come to them."""
+    ledger, within = run.ledger, run.problem.roots.within.numpy()
+
+    def tree(root: int) -> Tree:
+        closed = ledger.open_count[root] == 0
+        if begun and root in begun and not closed and not len(forest.rows(root)):
+            return begun[root]
+        return forest.tree(root, run.boxes.methods[within[root]], float(ledger.margin[root]) if closed else -np.inf)
+
+    return tuple(tree(root) for root in np.flatnonzero(ledger.prop_of == prop).tolist())
 
 
 def decide(
     run: Run,
     forest: Forest,
+    trees: Mapping[int, Tree],
     progress: Callable[[Progress], None] | None,
     tell: Callable[[NDArray[np.bool_]], None],
 ) -> None:
-    """All stages; `tell` hears which properties are finished, again and again."""
+    """All stages, from the trees of roots that have some; `tell` hears which properties are finished, repeatedly."""
     ledger, of = run.ledger, run.problem
     began = time.monotonic()
 
@@ -146,5 +166,5 @@ def decide(
     roots = ledger.roots_open()
     report(len(roots), float("nan"))
     if len(roots):
-        waiting = forest.append(parent=np.full(len(roots), -1, np.int64), root=roots, slot=-1, lower=-np.inf)
+        waiting = first_rows(run, forest, roots, trees)
         Search(run, forest, atoms).go(waiting, report)
