@@ -39,6 +39,7 @@ FUSED: Selection = ("test_objectives.py", "fused")
 RESUMED: Selection = ("test_recipes.py", "bit_for_bit and sgd")
 KILLED: Selection = ("test_recipes.py", "between_two_files")
 GATES: Selection = ("test_ops_contract.py", "gate")
+DESCENTS: Selection = ("test_search.py", "a_descent")
 GOES_ON: Selection = ("test_resumed.py", "")
 LIVE: Selection = ("test_ops_contract.py", "left_out")
 
@@ -1404,6 +1405,21 @@ MUTATIONS = (
         "torch.where(fits, lower, a.lower), torch.where(fits, upper, a.upper)",
         "torch.where(fits, lower, b.lower), torch.where(fits, upper, b.upper)",
         ("test_bounds_contract.py", "miss_each_other"),
+    ),
+    # --- the attack
+    Mutation(
+        "a violated property ends the attack on all",
+        "search/attack.py",
+        "torch.isin(prop, prop[distance <= -NEAR])",
+        "(distance <= -NEAR).any()",
+        DESCENTS,
+    ),
+    Mutation(
+        "regions that are left keep their last point instead of the best",
+        "attacks/pgd.py",
+        "torch.where(found.reshape(shape), x.detach(), best_x[live])",
+        "x.detach()",
+        DESCENTS,
     ),
     # --- searches that go on
     Mutation(

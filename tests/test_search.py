@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 from decimal import Decimal
 
@@ -13,7 +14,7 @@ from nets import Builder
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.attacks.pgd import Descent
+from surebound.attacks.pgd import Descent, pgd
 from surebound.bounds.alpha import optimise
 from surebound.bounds.attained import attained
 from surebound.bounds.beta import Splits
@@ -29,7 +30,7 @@ from surebound.ops import OPS
 from surebound.ops.record import Interval
 from surebound.properties import Case, Disjunct, Property, robust
 from surebound.regions import Box, LpBall, Region
-from surebound.search.attack import REFINEMENT
+from surebound.search.attack import PATIENCE, REFINEMENT, hopeful
 from surebound.search.branching.scores import neuron_scores
 from surebound.search.mixing import best_weights, combined
 from surebound.search.root_boxes import RootBoxes
@@ -146,7 +147,7 @@ def test_attack_off_never_proves_what_is_false(how: str, monkeypatch: pytest.Mon
         graph = dense_net(seed, (2, 6, 6, 2))
         least = dense_minimum(graph, low, high, conjunction([[1.0, 0.5]], [0.0]), 60)
         false = prop(low, high, conjunction([[1.0, 0.5]], [least + 1e-6]))
-        (found,) = verify(graph, [false], VerifyConfig(timeout=1.0, attack="none"))
+        (found,) = verify(graph, [false], VerifyConfig(timeout=0.5, attack="none"))
         assert isinstance(found.verdict, Unknown), (seed, found)
 
 
@@ -457,3 +458,59 @@ def test_boxes_of_a_long_search_are_tighter_and_sound(monkeypatch: pytest.Monkey
         assert bool((box.lower >= crown[name].lower).all()) and bool((box.upper <= crown[name].upper).all())
         assert bool((values[name] >= box.lower - 1e-12).all()) and bool((values[name] <= box.upper + 1e-12).all())
     assert any(bool((alpha[name].upper < crown[name].upper - 1e-6).any()) for name in alpha)
+
+
+def test_a_descent_goes_on_where_there_is_hope() -> None:
+    """Three properties: one of two roots, clearly violated; one that may be violated; one with a root far away."""
+    going = hopeful(torch.tensor([0, 0, 1, 2, 2]), 20, time.monotonic() + 60)
+    start = torch.tensor([4.0, 4.0, 4.0, 4.0, 4.0])
+    assert going(0, start).tolist() == [True] * 5
+    near = torch.tensor([3.0, -1.0, -1e-6, 3.0, 1.9])
+    assert going(1, near).tolist() == [False, False, False, True, True]
+    assert going(20 // PATIENCE, near).tolist() == [False, False, False, False, True]
+    late = hopeful(torch.tensor([0, 1]), 20, time.monotonic() - 1)
+    assert late(0, start[:2]).tolist() == [False, False]
+
+
+def test_a_descent_computes_only_what_goes_on() -> None:
+    """Regions that are left early keep the best point they had; the others go on as if they were alone."""
+    box = Box(torch.tensor([[-1.0, -1.0], [0.0, 0.0], [-1.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 2.0], [1.0, 1.0]]))
+    rows: list[int] = []
+
+    def network(x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return ((x - torch.tensor([0.52, 1.02])) ** 2).sum(1, keepdim=True)  # the second start is hard to improve
+
+    def distance(outputs: Tensor, at: Tensor) -> Tensor:
+        return outputs.squeeze(-1) + torch.tensor([10.0, 20.0, 30.0])[at].unsqueeze(1)
+
+    def go(box: Box, which: Tensor, ends: dict[int, int]) -> tuple[Tensor, Tensor]:
+        starts = ((box.lower + box.upper) / 2).unsqueeze(1)
+        last = torch.tensor([ends.get(int(k), 99) for k in which])
+        return pgd(
+            network,
+            box,
+            lambda y, at: distance(y, which[at]),
+            lambda y, at: distance(y, which[at]),
+            starts,
+            Descent(steps=6),
+            lambda step, _: step < last,
+        )
+
+    points, best = go(box, torch.arange(3), {1: 2})
+    assert rows == [3, 3, 3, 2, 2, 2, 2]
+    assert torch.equal(distance(network(points.flatten(0, 1)).reshape(3, 1, 1), torch.arange(3)), best)
+    for k in (0, 2):
+        alone = Box(box.lower[[k]], box.upper[[k]])
+        x, value = go(alone, torch.tensor([k]), {})
+        assert torch.equal(points[[k]], x) and torch.equal(best[[k]], value)
+    x, value = pgd(
+        network,
+        Box(box.lower[[1]], box.upper[[1]]),
+        lambda y, at: distance(y, at + 1),
+        lambda y, at: distance(y, at + 1),
+        ((box.lower + box.upper) / 2)[[1]].unsqueeze(1),
+        Descent(steps=6),
+        lambda step, _: torch.tensor([step < 2]),
+    )
+    assert torch.equal(points[[1]], x) and torch.equal(best[[1]], value)

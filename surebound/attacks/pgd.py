@@ -43,34 +43,40 @@ def hinge(outputs: Tensor, spec: Tensor, threshold: Tensor, real: Tensor) -> Ten
 def pgd(
     network: Callable[[Tensor], Tensor],
     region: Region,
-    objective: Callable[[Tensor], Tensor],
-    distance: Callable[[Tensor], Tensor],
+    objective: Callable[[Tensor, Tensor], Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor],
     starts: Tensor,
     descent: Descent,
-    stop: Callable[[], bool],
+    goes_on: Callable[[int, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Descend `objective` of the network's outputs over the region until `distance` is at most 0.
+    """Descend `objective` of the network's outputs over the region, towards a `distance` of at most 0.
 
-    network: [N, *shape] -> [N, m]. objective, distance: [G, n, m] -> [G, n]. starts [G, n, *shape].
-    Returns the best points [G, n, *shape] and their distances [G, n]. Ends early when every region has a
-    violation or `stop()` says so.
+    network: [N, *shape] -> [N, m]. objective, distance: outputs [g, n, m] of the regions with numbers [g] -> [g, n].
+    starts [G, n, *shape]. goes_on: after each step, from its number and the regions' least distances [G], which of
+    them are descended in any further, [G]. Returns the best points [G, n, *shape] and their distances [G, n].
     """
     groups, count = starts.shape[:2]
-    half = ((region.upper - region.lower) / 2).unsqueeze(1)
-    x = region.project(starts)
-    best_x, best = x.clone(), torch.full((groups, count), torch.inf, dtype=x.dtype, device=x.device)
+    best_x = region.project(starts)
+    best = torch.full((groups, count), torch.inf, dtype=best_x.dtype, device=best_x.device)
+    live, here, x = torch.arange(groups, device=best_x.device), region, best_x
     for step in range(descent.steps + 1):
         x = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            outputs = network(x.flatten(0, 1)).reshape(groups, count, -1)
-            loss = objective(outputs).sum()
-        value = distance(outputs.detach())
-        found = value < best
-        best = torch.where(found, value, best)
-        best_x = torch.where(found.reshape(groups, count, *([1] * len(region.shape))), x.detach(), best_x)
-        if step == descent.steps or bool((best <= 0).any(1).all()) or stop():
+            outputs = network(x.flatten(0, 1)).reshape(len(live), count, -1)
+            loss = objective(outputs, live).sum()
+        value = distance(outputs.detach(), live)
+        found = value < best[live]
+        shape = (len(live), count, *([1] * len(region.shape)))
+        best = best.index_copy(0, live, torch.where(found, value, best[live]))
+        best_x = best_x.index_copy(0, live, torch.where(found.reshape(shape), x.detach(), best_x[live]))
+        keep = goes_on(step, best.amin(1))[live]
+        if step == descent.steps or not bool(keep.any()):
             break
         (gradient,) = torch.autograd.grad(loss, x)
+        if not bool(keep.all()):
+            live, x, gradient = live[keep], x[keep], gradient[keep]
+            here = region.take(live)
         scale = descent.stride * (descent.final / descent.stride) ** (step / max(1, descent.steps - 1))
-        x = region.project(x.detach() - scale * half * gradient.sign())
+        half = ((here.upper - here.lower) / 2).unsqueeze(1)
+        x = here.project(x.detach() - scale * half * gradient.sign())
     return best_x, best

@@ -197,12 +197,15 @@ def attacked(task: Task, at: Tensor, tell: Tell, show: Show) -> None:
         here = at[piece]
         region, rows = task.region(here).to(torch.float32), task.rows(here).float().flatten(2)
 
-        def margin(outputs: Tensor, rows: Tensor = rows) -> Tensor:
-            return torch.einsum("gnm,gsm->gns", outputs, rows).amin(-1)
+        def margin(outputs: Tensor, at: Tensor, rows: Tensor = rows) -> Tensor:
+            return torch.einsum("gnm,gsm->gns", outputs, rows[at]).amin(-1)
+
+        def goes_on(_: int, least: Tensor) -> Tensor:
+            return torch.full_like(least, not late() and bool((least > 0).any()), dtype=torch.bool)
 
         images = task.part.images[here].reshape(len(here), 1, *graph.input.shape)
         starts = torch.cat([images, region.sample(task.config.descent.restarts - 1, generator)], 1)
-        points, margins = pgd(network, region, margin, margin, starts, task.config.descent, late)
+        points, margins = pgd(network, region, margin, margin, starts, task.config.descent, goes_on)
         best = margins.argmin(1)
         for k, i in enumerate(here.tolist()):
             least, point = float(margins[k, best[k]]), points[k, best[k]]

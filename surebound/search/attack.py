@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ REFINED = 32
 """Points per batch that are descended from."""
 
 REFINEMENT = Descent(steps=20, stride=0.1, final=0.001, restarts=1)
+
+PATIENCE, HOPELESS = 4, 0.5
+"""After a PATIENCE-th of its steps a descent is given up where it is still farther from a violation than HOPELESS times
+what it started from.
+"""
 
 NEAR = 1e-4
 """Candidates whose float32 distance from a violation is at most this are replayed on the original."""
@@ -68,17 +74,32 @@ def descend(run: Run, here: NDArray[np.int64], region: Region, starts: Tensor, d
     of, ledger, roots = run.problem, run.ledger, run.problem.roots
     at = torch.from_numpy(here)
     spec, threshold, real = roots.spec[at].float(), roots.threshold[at].float(), roots.real[at]
-    deadline = time.monotonic() + ledger.left(here)
     points, distances = pgd(
         of.network,
         region,
-        lambda outputs: hinge(outputs, spec, threshold, real),
-        lambda outputs: worst_row(outputs, spec, threshold, real),
+        lambda outputs, at: hinge(outputs, spec[at], threshold[at], real[at]),
+        lambda outputs, at: worst_row(outputs, spec[at], threshold[at], real[at]),
         starts,
         descent,
-        lambda: time.monotonic() > deadline,
+        hopeful(torch.from_numpy(ledger.prop_of[here]), descent.steps, time.monotonic() + ledger.left(here)),
     )
     replay_near(run, here, points[torch.arange(len(at)), distances.argmin(1)], distances.amin(1))
+
+
+def hopeful(prop: Tensor, steps: int, deadline: float) -> Callable[[int, Tensor], Tensor]:
+    """Which roots a descent goes on for, [G]: those without a violation, whose property [G] has no clear one, and that
+    come nearer to one; none after the deadline.
+    """
+    first = torch.full(prop.shape, torch.inf)
+
+    def goes_on(step: int, distance: Tensor) -> Tensor:
+        nonlocal first
+        first = distance if step == 0 else first
+        done = (distance <= 0) | torch.isin(prop, prop[distance <= -NEAR])
+        far = distance > HOPELESS * first if step >= steps // PATIENCE else torch.zeros_like(done)
+        return ~done & ~far if time.monotonic() <= deadline else torch.zeros_like(done)
+
+    return goes_on
 
 
 def try_points(run: Run, roots: NDArray[np.int64], points: Tensor) -> NDArray[np.float64]:

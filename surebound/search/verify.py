@@ -106,9 +106,10 @@ def verify(
     except OutOfMemory as error:
         run.ledger.end(run.ledger.roots_open(), Unknown(str(error), "memory"))
     finally:
-        for p in range(len(properties)) if unfinished is not None else ():
-            if ledger.proof_margin(p) is None and not isinstance(ledger.verdicts[p], Falsified):
-                unfinished(p, trees_of(run, forest, p, trees))
+        if unfinished is not None:
+            for p in range(len(properties)):
+                if ledger.proof_margin(p) is None and not isinstance(ledger.verdicts[p], Falsified):
+                    unfinished(p, trees_of(run, forest, p, trees))
     tell(np.ones(len(properties), bool))
     return [outcomes[p] for p in range(len(properties))]
 
