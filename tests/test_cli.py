@@ -147,7 +147,7 @@ def test_a_timeout_that_loading_uses_up(model: Path, holds: Path) -> None:
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
-    def verify(*arguments: object) -> Any:
+    def verify(*arguments: object, **named: object) -> Any:
         raise error
 
     return verify
@@ -322,7 +322,7 @@ def test_an_interrupt_ends_a_search_with_130(model: Path, holds: Path) -> None:
     code = (
         "import os, signal, time, surebound.cli, surebound.search.verify as search\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell may have it ignored
-        "search.verify = lambda *given: os.kill(os.getpid(), signal.SIGINT) or time.sleep(20)\n"
+        "search.verify = lambda *given, **named: os.kill(os.getpid(), signal.SIGINT) or time.sleep(20)\n"
         "surebound.cli.main()\n"
     )
     command = [sys.executable, "-c", code, "verify", str(model), str(holds)]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -468,7 +469,7 @@ SCRIPT = (
 
 
 def begin(instances: Path, out: Path, *options: object) -> subprocess.Popen[str]:
-    """A sweep in a process group of its own, with workers that act."""
+    """A sweep in a process group of its own, with workers that act; the background of a shell would ignore SIGINT."""
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     command = [sys.executable, "-c", SCRIPT, "sweep", instances, "--out", out, *options]
     return subprocess.Popen(
@@ -478,6 +479,7 @@ def begin(instances: Path, out: Path, *options: object) -> subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
