@@ -1241,9 +1241,16 @@ MUTATIONS = (
     Mutation(
         "the bound's line is taken for another",
         "search/neurons.py",
-        "b = found.lower - torch.where(a > 0, a * lower, a * upper)",
-        "b = 0.1 * found.lower - torch.where(a > 0, a * lower, a * upper)",
+        "constant = bound - torch.where(row > 0, row * lower, row * upper)",
+        "constant = 0.1 * bound - torch.where(row > 0, row * lower, row * upper)",
         ("test_clipping.py", "meets_the_splits"),
+    ),
+    Mutation(
+        "the best bound is put to the last walk's line",
+        "bounds/work.py",
+        "self.logits, self.reached, self.last)",
+        "self.logits, self.reached, self.lower)",
+        ("test_clipping.py", "last_walk"),
     ),
     Mutation(
         "children of one sub-problem may lie on one side",

@@ -16,7 +16,7 @@ from surebound.linear.maps import merged
 from surebound.properties import Case, Disjunct, Property
 from surebound.regions import Box
 from surebound.search.clipping import Linear, clipped
-from surebound.search.neurons import NeuronEngine, values_of
+from surebound.search.neurons import NeuronEngine, clipped_by_bound, dense_row
 from surebound.search.problem import problem
 from surebound.search.root_boxes import RootBoxes
 from surebound.search.roots import roots_of
@@ -107,6 +107,26 @@ def test_what_meets_the_splits_and_violates_stays(activation: str) -> None:
     assert any(found)
 
 
+def test_the_last_walk_comes_with_its_own_bound() -> None:
+    """Steps that are far too long end below the best bound; the line of the last walk lies below the margin all the same."""
+    worse = 0
+    for seed in range(12):
+        graph = mlp(seed, (3, 6, 6, 2))
+        box = Box(torch.full((1, 3), -0.5, dtype=F64), torch.full((1, 3), 1.5, dtype=F64))
+        x = box.sample(4000, torch.Generator().manual_seed(seed))[0]
+        margin = evaluate(graph, graph.values(F64), x)[graph.output.name] @ torch.tensor([1.0, -1.0], dtype=F64)
+        engine, forest = engine_of(graph, box, torch.tensor([[1.0, -1.0]], dtype=F64), 0.0)
+        engine.rates = Rates(alpha=30.0)
+        above = forest.append(parent=np.array([-1]), root=np.array([0]), slot=-1)
+        batch = engine.prepare(forest.paths(above), torch.tensor([0]), box)
+        found = engine.run(batch, engine.start(batch, above), 6, keep=True)
+        row = dense_row(found, engine.problem.input).flatten(1)
+        constant = found.last - torch.where(row > 0, row * box.lower, row * box.upper).sum(1, keepdim=True)
+        assert bool((x @ row[0] + constant <= margin * float(engine.scale) + 1e-9).all())
+        worse += bool((found.last < found.lower - 0.1).any())
+    assert worse > 2
+
+
 def clips_something(activation: str, seed: int) -> bool:
     """Check one network; was something clipped?"""
     graph = mlp(seed, (3, 6, 6, 2), activation, **({"min": -0.5, "max": 0.7} if activation == "clip" else {}))
@@ -136,7 +156,8 @@ def clips_something(activation: str, seed: int) -> bool:
         assert bool(((x >= left.lower) & (x <= left.upper)).all(1)[meets].all())
         batch = engine.prepare(splits, root, left)
         found = engine.run(batch, engine.start(batch, above), 4, keep=True)
-        least, most = engine.clipped_by_bound(batch, values_of(found))[0]
+        bound_row = dense_row(found, engine.problem.input).flatten(1)
+        least, most = clipped_by_bound(left, bound_row, found.last)[0]
         violates = meets & (values[graph.output.name] @ row[0] <= engine.problem.roots.threshold[0, 0])
         assert bool(((x >= least) & (x <= most)).all(1)[violates].all())
         smaller.append(float((most - least).sum()) < float(merged(box.upper - box.lower, 1).sum()) - 1e-6)

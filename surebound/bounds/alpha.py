@@ -141,13 +141,13 @@ def climbed(
             open_rows = open_rows & wanted(record.lower).flatten()[work.place]
         due = lower.device.type == "cpu" or step % LOOK == 0
         if last_step or not lower.requires_grad or (due and not bool(open_rows.any())):
-            record.leave(walked, work)
+            record.leave(walked, lower, work)
             break
         with torch.enable_grad():  # whoever asks for bounds may not want gradients
             work.climb(torch.where(open_rows, lower, torch.zeros_like(lower)), rates)
         fewer = narrower(open_rows) if due else None
         if fewer is not None:
-            record.leave(walked, work)
+            record.leave(walked, lower, work)
             work = work.narrowed(*fewer)
     assert record is not None
     return record.optimised()

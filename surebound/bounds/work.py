@@ -196,7 +196,7 @@ class Optimised:
     """The best bounds [G, S] and what gave them.
 
     free: free values; beta: split multipliers [G, S, D]; logits: of the target's atoms [G, K].
-    reached: by node asked for, the coefficients [G, S, *shape] of each row's last walk.
+    reached: by node asked for, the coefficients [G, S, *shape] of each row's last walk; last [G, S]: its bound.
     """
 
     lower: Tensor
@@ -204,6 +204,7 @@ class Optimised:
     beta: Tensor | None
     logits: Tensor | None
     reached: Mapping[str, Tensor]
+    last: Tensor
 
 
 class Record:
@@ -217,6 +218,7 @@ class Record:
         self.beta = None if work.beta is None else work.beta.detach()
         self.logits = None if work.logits is None else work.logits.detach()
         self.reached: dict[str, Tensor] = {}
+        self.last = self.lower.clone()
 
     def improve(self, lower: Tensor, work: Work) -> None:
         """Take over what is better; NaN is never better."""
@@ -250,8 +252,9 @@ class Record:
         recent, total = self.lower - self.history[-PATIENCE], self.lower - self.history[0]
         return ~(recent < settled * total)
 
-    def leave(self, walked: Walked, work: Work) -> None:
-        """Note where the last walk of the rows at work went."""
+    def leave(self, walked: Walked, lower: Tensor, work: Work) -> None:
+        """Note where the last walk of the rows at work went, and its bounds."""
+        self.last.flatten()[work.place.flatten()] = lower.detach().flatten()
         for name, rows in walked.reached.items():
             found = rows.dense().detach()
             if name not in self.reached:
@@ -260,7 +263,7 @@ class Record:
 
     def optimised(self) -> Optimised:
         """The result."""
-        return Optimised(self.lower, self.free, self.beta, self.logits, self.reached)
+        return Optimised(self.lower, self.free, self.beta, self.logits, self.reached, self.last)
 
 
 def joined(parts: Sequence[Optimised]) -> Optimised:
@@ -277,4 +280,5 @@ def joined(parts: Sequence[Optimised]) -> Optimised:
         together([part.beta for part in parts], 0),
         together([part.logits for part in parts], 0),
         {name: torch.cat([part.reached[name] for part in parts]) for name in first.reached},
+        torch.cat([part.last for part in parts]),
     )

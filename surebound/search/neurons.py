@@ -221,7 +221,10 @@ class NeuronEngine:
             part, kept = self.select(batch, is_open), values.at(is_open)
             reached = {name: dense_row(found, name)[is_open] for name in found.reached}
             choice.put(is_open.numpy(), self.choose(part, splits.at(is_open), kept, reached))
-            left = self.clipped_by_bound(part, kept) if self.clips else None
+            left = None
+            if self.clips:
+                box, row = part.ctx.regions[self.problem.input], reached[self.problem.input]
+                left = clipped_by_bound(box, row.flatten(1), found.last[is_open])
             slot[is_open.numpy()] = self.multipliers.store(part.case, kept.free, kept.beta, kept.logits, left)
         return Bounded(lower.numpy(), proven, self.points(batch, found), choice, slot)
 
@@ -261,20 +264,6 @@ class NeuronEngine:
         all_ = Linear(torch.cat([line.a for line in lines], 1), torch.cat([line.b for line in lines], 1), *lines[0].box)
         lower, upper, worst = clipped(all_, torch.ones_like(all_.b, dtype=torch.bool))
         return Box(lower.reshape(region.lower.shape), upper.reshape(region.lower.shape)), worst
-
-    def clipped_by_bound(self, batch: Batch, values: Values) -> Tensor:
-        """The boxes [N, 2, n] without what the sub-problems' own bound, linear in the input, excludes."""
-        found = self.run(batch, values, 0, keep=True)
-        region = batch.ctx.regions[self.problem.input]
-        assert isinstance(region, Box)
-        a, lower, upper = (
-            dense_row(found, self.problem.input).flatten(1),
-            merged(region.lower, 1),
-            merged(region.upper, 1),
-        )
-        b = found.lower - torch.where(a > 0, a * lower, a * upper).sum(1, keepdim=True)
-        least, most, _ = clipped(Linear(a.unsqueeze(1), b, lower, upper), torch.ones_like(b, dtype=torch.bool))
-        return torch.stack([least, most], 1)
 
     def confirm(
         self, splits: Splits, root: Tensor, region: Region, at: Tensor, values: Values, lower: Tensor
@@ -400,6 +389,17 @@ class NeuronEngine:
 
     def release(self, slots: NDArray[np.int32]) -> None:
         self.multipliers.release(slots)
+
+
+def clipped_by_bound(region: Region, row: Tensor, bound: Tensor) -> Tensor:
+    """The boxes [N, 2, n] without what a bound of the sub-problems excludes: it is attained by rows [N, n] over the
+    input, with values `bound` [N, 1].
+    """
+    assert isinstance(region, Box)
+    lower, upper = merged(region.lower, 1), merged(region.upper, 1)
+    constant = bound - torch.where(row > 0, row * lower, row * upper).sum(1, keepdim=True)
+    least, most, _ = clipped(Linear(row.unsqueeze(1), constant, lower, upper), torch.ones_like(bound, dtype=torch.bool))
+    return torch.stack([least, most], 1)
 
 
 def values_of(found: Optimised) -> Values:
