@@ -108,7 +108,7 @@ def test_what_meets_the_splits_and_violates_stays(activation: str) -> None:
 
 
 def test_the_last_walk_comes_with_its_own_bound() -> None:
-    """Steps that are far too long end below the best bound; the line of the last walk lies below the margin all the same."""
+    """Steps that are far too long end below the best bound; the line of the last walk lies below the margin still."""
     worse = 0
     for seed in range(12):
         graph = mlp(seed, (3, 6, 6, 2))
