@@ -374,7 +374,9 @@ def test_more_images_later(weights: Path, tmp_path: Path) -> None:
     assert [row["index"] for row in rows_of(tmp_path / "out")] == in_order(0, 1, 2, 5)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGINT, signal.SIGTERM))]
+)
 def test_a_run_that_is_stopped_goes_on(weights: Path, tmp_path: Path, how: signal.Signals) -> None:
     out, words = tmp_path / "out", command(weights, tmp_path / "out", "--pool", "1")
     process = subprocess.Popen(

@@ -368,6 +368,7 @@ def zeros_of(folder: Path) -> dict[str, Tensor]:
     return masks
 
 
+@pytest.mark.slow
 def test_what_is_pruned_stays_so_when_the_folder_is_sparsified_further(run: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     prune(run, first, pruning(rounds=1, layers="all"))
@@ -409,6 +410,7 @@ def test_what_is_pruned_stays_so_when_it_is_made_provable(run: Path, tmp_path: P
     zeros_of(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_folder_of_pruning_is_a_run_folder(run: Path, tmp_path: Path) -> None:
     found = prune(run, tmp_path / "out", pruning(rounds=1))
     dense = Dense.read(tmp_path / "out")
