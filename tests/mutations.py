@@ -1254,14 +1254,14 @@ MUTATIONS = (
     ),
     Mutation(
         "children of one sub-problem may lie on one side",
-        "proofs/replay.py",
+        "search/tree_check.py",
         "(tree.sign[one] == -1) & (tree.sign[other] == 1)",
         "(tree.sign[one] == -1)",
         ("test_proofs.py", "refused"),
     ),
     Mutation(
         "a row may be split twice",
-        "proofs/replay.py",
+        "search/tree_check.py",
         "families[1] != 1",
         "families[1] > 9",
         ("test_proofs.py", "refused"),
