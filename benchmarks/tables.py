@@ -71,16 +71,16 @@ def table(rows: list[Row], off: dict[tuple[str, str], Row], record: dict[tuple[s
     return [*lines, "", "Decided there and not here:", "", *missed] if missed else lines
 
 
-def summary(name: str, rows: list[Row], off: dict[tuple[str, str], Row], record: dict[tuple[str, str], Row]) -> str:
-    """A folder's line: by class how many of the instances are decided, what was wrong, and how many without attack."""
-    cells = []
-    for kind in CLASSES:
-        members = [row for row in rows if peer_class(record[(row["onnx"], row["vnnlib"])]) == kind]
-        cells.append(f"{sum(row['got'] in DECIDED for row in members)} of {len(members)}" if members else "")
-    both = [*rows, *off.values()]
+def summary(name: str, rows: list[Row], others: list[Row]) -> str:
+    """A line: by class how many of the instances are decided, how many without attack, and what was wrong."""
+
+    def decided(some: list[Row]) -> str:
+        return f"{sum(row['got'] in DECIDED for row in some)} of {len(some)}" if some else ""
+
+    cells = [decided([row for row in rows if row["class"] == kind]) for kind in CLASSES]
+    both = [*rows, *others]
     wrong = sum(row["got"] in DECIDED and row["truth"] in DECIDED and row["got"] != row["truth"] for row in both)
-    without = f"{sum(row['got'] in DECIDED for row in off.values())} of {len(off)}" if off else ""
-    return f"| [{name}]({name}.md) | {len(rows)} | {' | '.join(cells)} | {without} | {wrong} |"
+    return f"| {name} | {len(rows)} | {' | '.join(cells)} | {decided(others)} | {wrong} |"
 
 
 def main() -> None:
@@ -101,12 +101,17 @@ def main() -> None:
         f"| folder | instances | {' | '.join(CLASSES)} | without attack | wrong |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, rows in sorted(read(args.log).items()):
+    found = read(args.log)
+    for name, rows in sorted(found.items()):
         off = {(row["onnx"], row["vnnlib"]): row for row in others.get(name, [])}
         record = on_record(Path(os.environ["SUREBOUND_BENCH"]) / name)
-        lines.append(summary(name, rows, off, record))
+        for row in rows:
+            row["class"] = peer_class(record[(row["onnx"], row["vnnlib"])])
+        lines.append(summary(f"[{name}]({name}.md)", rows, list(off.values())))
         text = [f"# {name}", "", args.conditions, "", *table(rows, off, record)]
         (args.out / f"{name}.md").write_text("\n".join(text) + "\n")
+    everything = (sum(found.values(), []), sum((others[name] for name in found if name in others), []))
+    lines.append(summary("together", *everything))
     (args.out / "README.md").write_text("\n".join(lines) + "\n")
 
 
