@@ -480,6 +480,7 @@ def test_the_rate_rises_to_what_its_schedule_begins_with() -> None:
         schedule_of({**settings, "warm_up": 10.0})
 
 
+@pytest.mark.slow
 def test_a_teacher_is_a_run_folder(tmp_path: Path) -> None:
     first = ["train", "--out", tmp_path / "teacher", "--threads", 1, *sets({**TINY, "objective": {"name": "standard"}})]
     assert run(*first).exit_code == 0
