@@ -76,7 +76,7 @@ def thinned(network: nn.Module, example: Tensor, layers: str = "conv") -> tuple[
 # ---------------------------------------------------------------- norms
 
 
-@pytest.mark.parametrize("factory", [cnn7l, resnet18])
+@pytest.mark.parametrize("factory", [cnn7l, pytest.param(resnet18, marks=pytest.mark.slow)])
 def test_norms_are_folded(factory) -> None:
     x = torch.rand(3, 3, 32, 32)
     network = warmed(factory(width=4), x)
@@ -106,7 +106,10 @@ def test_norms_that_stand_elsewhere_stay() -> None:
 # ---------------------------------------------------------------- channels
 
 
-@pytest.mark.parametrize(("factory", "data"), [(cnn7l, "cifar10"), (cnn_b, "cifar10"), (lenet5, "mnist")])
+@pytest.mark.parametrize(
+    ("factory", "data"),
+    [pytest.param(cnn7l, "cifar10", marks=pytest.mark.slow), (cnn_b, "cifar10"), (lenet5, "mnist")],
+)
 def test_pruned_channels_leave_sequential_networks(factory, data: str) -> None:
     x = torch.rand(3, *((1, 28, 28) if data == "mnist" else (3, 32, 32)))
     network, left = thinned(warmed(factory(data=data), x), x, layers="all")
