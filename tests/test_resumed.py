@@ -239,7 +239,7 @@ def test_files_that_cannot_be_gone_on_from_are_refused_and_left(files: tuple[Pat
     proof = tmp_path / "proof.npz"
     proof.write_text("text")
     result = command(model, spec, "--proof", proof)
-    assert result.exit_code == 2 and "is no proof that can be read" in result.stderr
+    assert result.exit_code == 2 and "is no proof that can be read: it is no archive; give one that" in result.stderr
     assert proof.read_text() == "text"
     proof.unlink()
     assert command(model, spec, "--proof", proof).exit_code == 0

@@ -468,6 +468,8 @@ def test_a_descent_goes_on_where_there_is_hope() -> None:
     near = torch.tensor([3.0, -1.0, -1e-6, 3.0, 1.9])
     assert going(1, near).tolist() == [False, False, False, True, True]
     assert going(20 // PATIENCE, near).tolist() == [False, False, False, False, True]
+    short = hopeful(torch.tensor([0, 1]), 2, time.monotonic() + 60)
+    assert short(0, start[:2]).tolist() == [True, True], "nothing is hopeless before the first step"
     late = hopeful(torch.tensor([0, 1]), 20, time.monotonic() - 1)
     assert late(0, start[:2]).tolist() == [False, False]
 

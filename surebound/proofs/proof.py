@@ -88,7 +88,11 @@ def renumbered(tree: Tree, number: Mapping[str, int]) -> NDArray[np.int16]:
 def load_proof(path: str | Path) -> Proof:
     """Read a proof; InvalidProof for anything that is none."""
     try:
-        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
+        data = io.BytesIO(Path(path).read_bytes())
+        if not zipfile.is_zipfile(data):
+            raise ValueError("it is no archive; give one that was written as a proof, or another path")
+        data.seek(0)
+        with np.load(data, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("header", "rows", *COLUMNS)}
         header: dict[str, Any] = json.loads(arrays.pop("header").tobytes())
         found = header["form"], header["version"]

@@ -96,7 +96,7 @@ def hopeful(prop: Tensor, steps: int, deadline: float) -> Callable[[int, Tensor]
         nonlocal first
         first = distance if step == 0 else first
         done = (distance <= 0) | torch.isin(prop, prop[distance <= -NEAR])
-        far = distance > HOPELESS * first if step >= steps // PATIENCE else torch.zeros_like(done)
+        far = distance > HOPELESS * first if step >= max(1, steps // PATIENCE) else torch.zeros_like(done)
         return ~done & ~far if time.monotonic() <= deadline else torch.zeros_like(done)
 
     return goes_on
