@@ -41,6 +41,7 @@ KILLED: Selection = ("test_recipes.py", "between_two_files")
 GATES: Selection = ("test_ops_contract.py", "gate")
 DESCENTS: Selection = ("test_search.py", "a_descent")
 GOES_ON: Selection = ("test_resumed.py", "")
+SPLITS: Selection = ("test_splits.py", "")
 LIVE: Selection = ("test_ops_contract.py", "left_out")
 
 
@@ -1463,6 +1464,35 @@ MUTATIONS = (
         "lower[others], upper[others] = merged(cut.lower, 1), merged(cut.upper, 1)",
         "pass",
         GOES_ON,
+    ),
+    # --- several splits at once
+    Mutation(
+        "a sub-problem that is split less often than others of its batch is forgotten",
+        "search/pool.py",
+        "ended.append((rows[~further], at[~further]))",
+        "ended.append((rows[:0], at[:0]))",
+        SPLITS,
+    ),
+    Mutation(
+        "children between two splits count as proven",
+        "search/pool.py",
+        "                lower=-np.inf,\n",
+        "                lower=1.0,\n",
+        SPLITS,
+    ),
+    Mutation(
+        "a sub-problem has one child more than are searched",
+        "search/ledger.py",
+        "np.subtract.at(self.open_count, roots, 1)\n        np.add.at",
+        "np.add.at",
+        SPLITS,
+    ),
+    Mutation(
+        "children start from the multipliers of other splits",
+        "search/multipliers.py",
+        "(own - self.depth[slots])",
+        "torch.ones_like(own)",
+        SPLITS,
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(

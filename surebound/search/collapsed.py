@@ -20,6 +20,7 @@ from surebound.search.collapse import Collapsed, Kept, best_kept, collapse
 from surebound.search.engine import Bounded
 from surebound.search.neurons import NeuronEngine
 from surebound.search.root_boxes import RootBoxes
+from surebound.search.slots import Slots
 from surebound.search.tree import Forest
 
 
@@ -64,6 +65,10 @@ class CollapsedEngine:
         self.positions = {forest.names.index(name): at.numpy() for name, at in self.collapsed.positions.items()}
 
     @property
+    def slots(self) -> Slots:
+        return self.inner.slots
+
+    @property
     def batch(self) -> int:
         return self.inner.batch
 
@@ -75,9 +80,6 @@ class CollapsedEngine:
             choice.index[here] = positions[choice.index[here]]
         return found
 
-    def release(self, slots: NDArray[np.int32]) -> None:
-        self.inner.release(slots)
-
     def adopt(self, engine: NeuronEngine, forest: Forest, rows: NDArray[np.int64]) -> None:
         """Take waiting sub-problems over from another engine, with the values that they start from."""
         theirs = forest["slot"][rows]
@@ -87,18 +89,17 @@ class CollapsedEngine:
         first = np.zeros(len(slots), np.int64)
         first[place] = rows[theirs >= 0]
         case = engine.problem.roots.within[torch.from_numpy(forest["root"][first].astype(np.int64))]
-        free, beta, logits = engine.multipliers.load(
-            torch.from_numpy(slots).long(), case, engine.multipliers.beta.shape[2] + 1, torch.float32
-        )
+        depth = forest["depth"][first]
+        free, beta, logits = engine.multipliers.load(torch.from_numpy(slots).long(), case, depth, torch.float32)
         names = {step.site.node.name: step.site.node.inputs[0] for step in engine.problem.plan.relaxed}
         left = {
             name: merged(value, 3)[..., self.collapsed.positions[names[name]]]
             for name, value in free.items()
             if names[name] in self.collapsed.positions and name in self.inner.relaxed
         }
-        kept = self.inner.multipliers.store(torch.zeros_like(case), left, beta[:, :, 1:], logits)
+        kept = self.inner.multipliers.store(torch.zeros_like(case), left, beta, logits, depth)
         self.inner.multipliers.users[kept] = users
-        engine.release(theirs)
+        engine.slots.release(theirs)
         forest.columns["slot"][rows[theirs >= 0]] = kept[place]
 
 

@@ -10,20 +10,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surebound.search.slots import Slots
+
 
 @dataclass(frozen=True)
 class Choice:
-    """The split an engine proposes for each sub-problem [N]; possible is False where nothing is left."""
+    """The splits an engine proposes for each sub-problem [N, L], to be made one after the other: those before the first
+    that is not possible. Nothing is left to split where that is so of all.
+    """
 
     node: NDArray[np.int16]
     index: NDArray[np.int32]
     threshold: NDArray[np.float64]
     possible: NDArray[np.bool_]
 
-    def put(self, at: NDArray[np.int64], other: Choice) -> None:
-        """Fill in the splits of some sub-problems."""
-        self.node[at], self.index[at] = other.node, other.index
-        self.threshold[at], self.possible[at] = other.threshold, other.possible
+    def put(self, at: NDArray[np.int64], other: Choice) -> Choice:
+        """The splits of some sub-problems filled in, of the others the first only."""
+        levels = other.possible.shape[1]
+        columns = (np.repeat(mine[:, :1], levels, 1) for mine in (self.node, self.index, self.threshold, self.possible))
+        wide = Choice(*columns)
+        wide.possible[:, 1:] = False
+        wide.node[at], wide.index[at] = other.node, other.index
+        wide.threshold[at], wide.possible[at] = other.threshold, other.possible
+        return wide
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Bounded:
     """lower [N] float64: the margin's bound; proven [N]: it is finite, positive and computed in float64.
 
     points [N, *shape]: where the bound is attained in the relaxation, worth trying on the network.
-    choice: of the sub-problems that are not proven. slot [N]: where their multipliers are kept.
+    choice: of the sub-problems that are not proven. slot [N]: where their multipliers are kept, -1 for no place.
     """
 
     lower: NDArray[np.float64]
@@ -47,16 +56,17 @@ class Engine(Protocol):
     name: str
 
     @property
+    def slots(self) -> Slots:
+        """Where sub-problems leave what their children start from."""
+        ...
+
+    @property
     def batch(self) -> int:
         """How many sub-problems to bound at once."""
         ...
 
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
         """Bound the sub-problems and propose splits."""
-        ...
-
-    def release(self, slots: NDArray[np.int32]) -> None:
-        """One of the two children of the sub-problems with these multipliers is done; -1 means none."""
         ...
 
 

@@ -62,6 +62,10 @@ class InputEngine:
         return InputEngine(collapse(self.problem, case, own, kept).problem, self.forest, self.left)
 
     @property
+    def slots(self) -> Slots:
+        return self.left.slots
+
+    @property
     def batch(self) -> int:
         """As many boxes as keep the rows of one walk within a core's cache (measured best on small networks)."""
         widest = max((step.site.node.numel for step in self.problem.plan.relaxed), default=1)
@@ -115,10 +119,10 @@ class InputEngine:
             score, index = input_scores(least, most, sensitivity).max(1)
             middle = ((least + most) / 2).gather(1, index.unsqueeze(1)).squeeze(1)
         choice = Choice(
-            np.full(len(rows), self.forest.names.index(self.problem.input), np.int16),
-            index.numpy().astype(np.int32),
-            middle.numpy(),
-            torch.isfinite(score).numpy(),
+            np.full((len(rows), 1), self.forest.names.index(self.problem.input), np.int16),
+            index.numpy().astype(np.int32)[:, None],
+            middle.numpy()[:, None],
+            torch.isfinite(score).numpy()[:, None],
         )
         slot = np.full(len(rows), -1, np.int32)
         slot[~proven] = self.left.keep(torch.stack([least, most], 1)[torch.from_numpy(~proven)])
@@ -136,6 +140,3 @@ class InputEngine:
         high = torch.maximum(found.a * found.lower.unsqueeze(1), found.a * found.upper.unsqueeze(1)).sum(2) + found.b
         scale = torch.where(real, (high - low).clamp(min=1e-12), torch.ones_like(low))
         return best_weights(*found.parts, scale, real)
-
-    def release(self, slots: NDArray[np.int32]) -> None:
-        self.left.slots.release(slots)

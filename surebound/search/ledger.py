@@ -65,9 +65,10 @@ class Ledger:
         np.subtract.at(self.open_count, roots, 1)
         np.minimum.at(self.margin, roots, lower)
 
-    def split(self, roots: NDArray[np.int64]) -> None:
-        """Sub-problems replaced by two children each."""
-        np.add.at(self.open_count, roots, 1)
+    def split(self, roots: NDArray[np.int64], children: NDArray[np.int64]) -> None:
+        """Sub-problems of these roots are replaced by their children, which have these."""
+        np.subtract.at(self.open_count, roots, 1)
+        np.add.at(self.open_count, children, 1)
 
     def end(self, roots: NDArray[np.int64], verdict: Verdict) -> None:
         """The properties of these roots have this verdict, unless they have one."""

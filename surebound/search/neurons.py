@@ -32,10 +32,14 @@ from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.multipliers import Multipliers
 from surebound.search.problem import Problem
 from surebound.search.root_boxes import RootBoxes
+from surebound.search.slots import Slots
 from surebound.search.tree import Paths
 
 CANDIDATES = 3
 """Splits per sub-problem whose children are bounded before one is chosen, unless boxes of inputs are clipped."""
+
+ROOM = 8
+"""Sub-problems that cost little more than one: so many children are made at once."""
 
 NEWEST = 4
 """Boxes of inputs are clipped by so many of a sub-problem's splits; its parents' have been already, by theirs."""
@@ -126,6 +130,10 @@ class NeuronEngine:
         self.multipliers = Multipliers(unstable_positions(problem, boxes.boxes))
         self.refreshes = refreshes
         self.relaxed = frozenset(step.site.node.name for step in problem.plan.relaxed)
+
+    @property
+    def slots(self) -> Slots:
+        return self.multipliers
 
     @property
     def batch(self) -> int:
@@ -220,12 +228,13 @@ class NeuronEngine:
         if len(is_open):
             part, kept = self.select(batch, is_open), values.at(is_open)
             reached = {name: dense_row(found, name)[is_open] for name in found.reached}
-            choice.put(is_open.numpy(), self.choose(part, splits.at(is_open), kept, reached))
+            choice = choice.put(is_open.numpy(), self.choose(part, splits.at(is_open), kept, reached))
             left = None
             if self.clips:
                 box, row = part.ctx.regions[self.problem.input], reached[self.problem.input]
                 left = clipped_by_bound(box, row.flatten(1), found.last[is_open])
-            slot[is_open.numpy()] = self.multipliers.store(part.case, kept.free, kept.beta, kept.logits, left)
+            depth = self.forest["depth"][rows[is_open.numpy()]]
+            slot[is_open.numpy()] = self.multipliers.store(part.case, kept.free, kept.beta, kept.logits, depth, left)
         return Bounded(lower.numpy(), proven, self.points(batch, found), choice, slot)
 
     def start(self, batch: Batch, rows: NDArray[np.int64]) -> Values:
@@ -233,7 +242,7 @@ class NeuronEngine:
         slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
         if bool((slots < 0).any()):
             return Values({}, torch.zeros(len(rows), 1, batch.splits.depth), self.first_logits(batch))
-        return Values(*self.multipliers.load(slots, batch.case, batch.splits.depth, self.dtype))
+        return Values(*self.multipliers.load(slots, batch.case, self.forest["depth"][rows], self.dtype))
 
     def first_logits(self, batch: Batch) -> Tensor:
         """CONFIDENT for the atom with the best CROWN bound, 0 for the others, -inf for padding: [N, K]."""
@@ -303,15 +312,15 @@ class NeuronEngine:
 
     def unsplit(self, count: int) -> Choice:
         """No split."""
-        return Choice(np.zeros(count, np.int16), np.zeros(count, np.int32), np.zeros(count), np.zeros(count, np.bool_))
+        one = (count, 1)
+        return Choice(np.zeros(one, np.int16), np.zeros(one, np.int32), np.zeros(one), np.zeros(one, np.bool_))
 
     def choose(self, batch: Batch, splits: Splits, values: Values, reached: Mapping[str, Tensor]) -> Choice:
-        """The split of each sub-problem: the candidate whose children are bounded best together."""
+        """The splits of each sub-problem: the candidates whose children are bounded best together."""
         points = {self.problem.input: self.minimiser(batch, reached[self.problem.input])}
         at = attained(batch.ctx, batch.boxes, values.free, reached, points)
         names, scores, thresholds = all_neuron_scores(batch.ctx, batch.boxes, reached, at)
         sizes = [score.shape[1] for score in scores]
-        count = len(batch.root)
         choice = self.split_input(batch, reached)
         if not sizes:
             return choice
@@ -323,20 +332,22 @@ class NeuronEngine:
         node = torch.tensor([self.forest.names.index(name) for name in names])[which]
         threshold = torch.cat(thresholds, 1).gather(1, place).double()
         index = place - offset
-        best = torch.zeros(count, dtype=torch.long)
+        best = torch.zeros_like(place[:, :1])
         asked = usable.any(1).nonzero().squeeze(1)
         if place.shape[1] > 1 and len(asked):  # what cannot be used is replaced by the first, which scores best
             tried = [torch.where(usable, value, value[:, :1])[asked] for value in (node, index, threshold)]
             quality = self.probe(self.select(batch, asked), splits.at(asked), values.at(asked), *tried)
-            best[asked] = torch.where(usable[asked], quality, torch.full_like(quality, -torch.inf)).argmax(1)
-        picked = [value.gather(1, best.unsqueeze(1)).squeeze(1).numpy() for value in (node, index, threshold)]
-        has = usable.any(1).numpy()
-        return Choice(
-            np.where(has, picked[0], choice.node).astype(np.int16),
-            np.where(has, picked[1], choice.index).astype(np.int32),
-            np.where(has, picked[2], choice.threshold),
-            has | choice.possible,
-        )
+            ranked = torch.where(usable[asked], quality, torch.full_like(quality, -torch.inf))
+            levels = int(min(place.shape[1], max(1, np.log2(ROOM / len(asked)))))
+            best = best.repeat(1, levels)
+            best[asked] = ranked.argsort(dim=1, descending=True, stable=True)[:, :levels]
+        picked = [value.gather(1, best).numpy() for value in (node, index, threshold)]
+        has = usable.gather(1, best).numpy()
+        none = ~has[:, 0]
+        has[none, 0] = choice.possible[none, 0]
+        for own, other in zip(picked, (choice.node, choice.index, choice.threshold), strict=True):
+            own[none, 0] = other[none, 0]
+        return Choice(picked[0].astype(np.int16), picked[1].astype(np.int32), picked[2], has)
 
     def probe(
         self,
@@ -379,16 +390,13 @@ class NeuronEngine:
             return choice
         score, index = input_scores(
             merged(region.lower, 1), merged(region.upper, 1), merged(reached[self.problem.input].abs(), 1)
-        ).max(1)
-        middle = merged((region.lower + region.upper) / 2, 1).gather(1, index.unsqueeze(1)).squeeze(1)
+        ).max(1, keepdim=True)
+        middle = merged((region.lower + region.upper) / 2, 1).gather(1, index)
         choice.node[:] = self.forest.names.index(self.problem.input)
         choice.index[:] = index.numpy()
         choice.threshold[:] = middle.double().numpy()
         choice.possible[:] = torch.isfinite(score).numpy()
         return choice
-
-    def release(self, slots: NDArray[np.int32]) -> None:
-        self.multipliers.release(slots)
 
 
 def clipped_by_bound(region: Region, row: Tensor, bound: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.search.engine import Bounded, Engine
+from surebound.search.engine import Choice, Engine
 from surebound.search.ledger import Ledger
 from surebound.search.problem import Problem
 from surebound.search.tree import Forest
@@ -64,7 +64,7 @@ class Pool:
         keep = self.ledger.undecided(self.forest["root"][waiting])
         gone = waiting[~keep]
         for name, engine in self.engines.items():
-            engine.release(self.forest["slot"][gone[self.engine_of[self.forest["root"][gone]] == name]])
+            engine.slots.release(self.forest["slot"][gone[self.engine_of[self.forest["root"][gone]] == name]])
         return waiting[keep]
 
     def pick(self, waiting: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -90,7 +90,7 @@ class Pool:
         engine = self.engines[str(self.engine_of[roots[0]])]
         with self.ledger.charge("search", roots, engine.name):
             found = engine.bound(batch)
-            engine.release(self.forest["slot"][batch])
+            engine.slots.release(self.forest["slot"][batch])
             self.forest.columns["lower"][batch] = np.where(found.proven, found.lower, -np.inf)
             self.ledger.close(roots[found.proven], found.lower[found.proven])
             unproven = np.flatnonzero(~found.proven)
@@ -98,32 +98,48 @@ class Pool:
             if self.try_points is not None and len(unproven):
                 priority[unproven] = self.try_points(roots[unproven], found.points[unproven])
             planted = self.forest["child"][batch]
-            stuck = unproven[~found.choice.possible[unproven] & (planted[unproven] == 0)]
+            stuck = unproven[~found.choice.possible[unproven, 0] & (planted[unproven] == 0)]
             self.ledger.end(roots[stuck], Unknown("a sub-problem cannot be split any further"))
             alive = ~found.proven & self.ledger.undecided(roots)
-            dead = found.slot[~found.proven & ~alive]
-            engine.release(np.concatenate([dead, dead]))
-            self.ledger.split(roots[alive])
             known, new = np.flatnonzero(alive & (planted > 0)), np.flatnonzero(alive & (planted == 0))
-            children = [(planted[known, None] + np.arange(2)).ravel(), self.split(batch, found, new)]
-            for rows, parents in zip(children, (known, new), strict=True):
-                self.wait(rows, found.lower[parents], priority[parents], found.slot[parents])
-            return np.concatenate(children)
+            children, parents = self.split(batch[new], new, found.choice)
+            children = np.concatenate([(planted[known, None] + np.arange(2)).ravel(), children])
+            parents = np.concatenate([known.repeat(2), parents])
+            self.ledger.split(roots[alive], roots[parents])
+            engine.slots.retain(found.slot[parents])
+            engine.slots.release(found.slot)
+            self.wait(children, found.lower[parents], priority[parents], found.slot[parents])
+            return children
 
-    def split(self, batch: NDArray[np.int64], found: Bounded, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Two children for each of some sub-problems of a batch."""
-        if not len(at):
-            return np.empty(0, np.int64)
-        parents = batch[at].repeat(2)
-        return self.forest.append(
-            parent=parents,
-            root=self.forest["root"][parents],
-            node=found.choice.node[at].repeat(2),
-            index=found.choice.index[at].repeat(2),
-            threshold=found.choice.threshold[at].repeat(2),
-            sign=np.tile(np.array([-1, 1], np.int8), len(at)),
-            depth=self.forest["depth"][parents] + 1,
-        )
+    def split(
+        self, rows: NDArray[np.int64], at: NDArray[np.int64], choice: Choice
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What some rows are split into, and which sub-problem of the choice (`at` of the rows) each comes from.
+
+        The rows between, where several splits are made one after the other, are never bounded.
+        """
+        ended: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for level in range(choice.possible.shape[1]):
+            further = choice.possible[at, level]
+            ended.append((rows[~further], at[~further]))
+            parents, at = rows[further].repeat(2), at[further].repeat(2)
+            if not len(at):
+                break
+            rows = self.forest.append(
+                parent=parents,
+                root=self.forest["root"][parents],
+                node=choice.node[at, level],
+                index=choice.index[at, level],
+                threshold=choice.threshold[at, level],
+                sign=np.tile(np.array([-1, 1], np.int8), len(at) // 2),
+                depth=self.forest["depth"][parents] + 1,
+                lower=-np.inf,
+                slot=-1,
+            )
+        else:
+            ended.append((rows, at))
+        found, owner = (np.concatenate(parts) for parts in zip(*ended, strict=True))
+        return found, owner
 
     def wait(
         self,
@@ -132,11 +148,11 @@ class Pool:
         priority: NDArray[np.float64],
         slot: NDArray[np.int32],
     ) -> None:
-        """Pairs of children wait with their parent's bound, its point's distance from a violation, and its slot.
+        """Children wait with their parent's bound, its point's distance from a violation, and its slot.
 
         A bound that was not confirmed is none: only what is proven has a positive one in the forest.
         """
         columns = self.forest.columns
-        columns["lower"][rows] = np.where(np.isfinite(lower), np.minimum(lower, 0), -np.inf).repeat(2)
-        columns["priority"][rows] = np.nan_to_num(priority, nan=-np.inf).repeat(2)
-        columns["slot"][rows] = slot.repeat(2)
+        columns["lower"][rows] = np.where(np.isfinite(lower), np.minimum(lower, 0), -np.inf)
+        columns["priority"][rows] = np.nan_to_num(priority, nan=-np.inf)
+        columns["slot"][rows] = slot

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Slots:
-    """Numbers of places; each has two users, the children of the sub-problem that it was reserved for."""
+    """Numbers of places, each with its users: the sub-problem that it was reserved for, then that one's children."""
 
     def __init__(self) -> None:
         self.unused: NDArray[np.int32] = np.empty(0, np.int32)
@@ -17,18 +17,22 @@ class Slots:
         self.users: NDArray[np.int8] = np.zeros(0, np.int8)
 
     def reserve(self, count: int) -> NDArray[np.int32]:
-        """Slots for `count` sub-problems."""
+        """Slots for `count` sub-problems, one user each."""
         if len(self.unused) < count:
             more = max(count, self.capacity, 256)
             self.unused = np.concatenate([self.unused, np.arange(self.capacity, self.capacity + more, dtype=np.int32)])
             self.capacity += more
             self.users = np.concatenate([self.users, np.zeros(more, np.int8)])
         slots, self.unused = self.unused[:count], self.unused[count:]
-        self.users[slots] = 2
+        self.users[slots] = 1
         return slots
 
+    def retain(self, slots: NDArray[np.int32]) -> None:
+        """One more user of a slot, for each time that it is named."""
+        np.add.at(self.users, slots, 1)
+
     def release(self, slots: NDArray[np.int32]) -> None:
-        """One of a slot's two users (the children of its sub-problem) is done with it; -1 is ignored."""
+        """One user of a slot is done with it, for each time that it is named; -1 is ignored."""
         slots = slots[slots >= 0]
         np.subtract.at(self.users, slots, 1)
         done = np.unique(slots)
