@@ -24,15 +24,11 @@ class Choice:
     threshold: NDArray[np.float64]
     possible: NDArray[np.bool_]
 
-    def put(self, at: NDArray[np.int64], other: Choice) -> Choice:
-        """The splits of some sub-problems filled in, of the others the first only."""
-        levels = other.possible.shape[1]
-        columns = (np.repeat(mine[:, :1], levels, 1) for mine in (self.node, self.index, self.threshold, self.possible))
-        wide = Choice(*columns)
-        wide.possible[:, 1:] = False
-        wide.node[at], wide.index[at] = other.node, other.index
-        wide.threshold[at], wide.possible[at] = other.threshold, other.possible
-        return wide
+    def among(self, count: int, at: NDArray[np.int64]) -> Choice:
+        """The splits of those `at` some places among `count` sub-problems; nothing is possible for the others."""
+        place, known = np.zeros(count, np.int64), np.zeros((count, 1), np.bool_)
+        place[at], known[at] = np.arange(len(at)), True
+        return Choice(self.node[place], self.index[place], self.threshold[place], self.possible[place] & known)
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,8 @@ class NeuronEngine:
         if len(is_open):
             part, kept = self.select(batch, is_open), values.at(is_open)
             reached = {name: dense_row(found, name)[is_open] for name in found.reached}
-            choice = choice.put(is_open.numpy(), self.choose(part, splits.at(is_open), kept, reached))
+            chosen = self.choose(part, splits.at(is_open), kept, reached)
+            choice = chosen.among(len(rows), is_open.numpy())
             left = None
             if self.clips:
                 box, row = part.ctx.regions[self.problem.input], reached[self.problem.input]
