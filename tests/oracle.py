@@ -23,9 +23,10 @@ Ends = tuple[Array, Array]
 TIGHT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
-def solve(cost: Array, a_ub: Any, b_ub: Any, a_eq: Any, b_eq: Any, bounds: Any) -> float:
-    """The minimum of a linear program; infinity where it is infeasible."""
-    result = linprog(cost, a_ub, b_ub, a_eq, b_eq, bounds, method="highs", options=TIGHT)
+def solve(cost: Array, a_ub: Any, b_ub: Any, a_eq: Any, b_eq: Any, bounds: Any, whole: int = 0) -> float:
+    """The minimum of a linear program whose last `whole` variables are integers; infinity where it is infeasible."""
+    integrality, gap = np.arange(len(cost)) >= len(cost) - whole, {"mip_rel_gap": 0.0} if whole else {}
+    result = linprog(cost, a_ub, b_ub, a_eq, b_eq, bounds, "highs", None, TIGHT | gap, None, integrality)
     if result.status == 2:
         return np.inf
     assert result.status == 0, result.message
@@ -33,17 +34,19 @@ def solve(cost: Array, a_ub: Any, b_ub: Any, a_eq: Any, b_eq: Any, bounds: Any) 
 
 
 class LinearProgram:
-    """Variables for all values of a ReLU network of `linear`, `relu` and `add`, and the constraints between them."""
+    """Variables for all values of a ReLU network of `linear`, `relu` and `add`, and the constraints between them; then
+    binary ones.
+    """
 
-    def __init__(self, graph: Graph, params: Mapping[str, Tensor]):
+    def __init__(self, graph: Graph, params: Mapping[str, Tensor], binaries: int = 0):
         self.columns: dict[str, slice] = {}
         count = 0
         for node in graph.nodes:
             if node.op != "parameter":
                 self.columns[node.name] = slice(count, count + node.numel)
                 count += node.numel
-        self.count = count
-        self.bounds: list[tuple[float | None, float | None]] = [(None, None)] * count
+        self.binaries, self.count = binaries, count + binaries
+        self.bounds: list[tuple[float | None, float | None]] = [(None, None)] * count + [(0.0, 1.0)] * binaries
         self.equal: list[tuple[Array, float]] = []
         self.below: list[tuple[Array, float]] = []
         for node in graph.nodes:
@@ -81,7 +84,7 @@ class LinearProgram:
         for row in spec:
             cost = np.zeros(self.count)
             cost[self.columns[name]] = row
-            found.append(solve(cost, a_ub, b_ub, a_eq, b_eq, self.bounds))
+            found.append(solve(cost, a_ub, b_ub, a_eq, b_eq, self.bounds, self.binaries))
         return np.array(found)
 
 
@@ -120,6 +123,42 @@ def triangle_minimum(
             else:
                 slope = high / (high - low)
                 program.below += [(-y, 0.0), (z - y, 0.0), (y - slope * z, -slope * low)]
+    return program.minimum(graph.output.name, spec)
+
+
+def intervals(graph: Graph, params: Mapping[str, Tensor], root: Ends) -> dict[str, Ends]:
+    """Interval arithmetic."""
+    found: dict[str, Ends] = {graph.input.name: root}
+    for node in graph.nodes:
+        ends = [found[name] for name in node.inputs if name in found]
+        if node.op == "linear":
+            weight = params[node.inputs[1]].numpy()
+            bias = params[node.inputs[2]].numpy() if len(node.inputs) > 2 else np.zeros(len(weight))
+            middle, half = (ends[0][0] + ends[0][1]) / 2, (ends[0][1] - ends[0][0]) / 2
+            centre, spread = weight @ middle + bias, abs(weight) @ half
+            found[node.name] = (centre - spread, centre + spread)
+        elif node.op == "add":
+            found[node.name] = (ends[0][0] + ends[1][0], ends[0][1] + ends[1][1])
+        elif node.op == "relu":
+            found[node.name] = (np.maximum(ends[0][0], 0), np.maximum(ends[0][1], 0))
+    return found
+
+
+def mixed_integer_minimum(graph: Graph, params: Mapping[str, Tensor], root: Ends, spec: Array) -> Array:
+    """The true minimum of each spec row over a box, by a binary variable for each neuron (Tjeng et al. 2019)."""
+    relus = [node for node in graph.nodes if node.op == "relu"]
+    boxes = intervals(graph, params, root)
+    program = LinearProgram(graph, params, sum(node.numel for node in relus))
+    program.within(graph.input.name, root)
+    last = program.count - program.binaries
+    for node in relus:
+        for i in range(node.numel):
+            y, z, a = program.unit(node.name, i), program.unit(node.inputs[0], i), np.zeros(program.count)
+            a[last] = 1.0
+            last += 1
+            low, high = (float(end[i]) for end in boxes[node.inputs[0]])
+            low, high = min(low, 0.0), max(high, 0.0)
+            program.below += [(-y, 0.0), (z - y, 0.0), (y - high * a, 0.0), (y - z - low * a, -low)]
     return program.minimum(graph.output.name, spec)
 
 

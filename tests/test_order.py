@@ -11,7 +11,16 @@ import pytest
 import torch
 from nets import region, spec_of, tiny
 from numpy.typing import NDArray
-from oracle import Ends, exact_minimum, linear_pieces, outputs_at, row_values, sharp_points, triangle_minimum
+from oracle import (
+    Ends,
+    exact_minimum,
+    linear_pieces,
+    mixed_integer_minimum,
+    outputs_at,
+    row_values,
+    sharp_points,
+    triangle_minimum,
+)
 from torch import Tensor
 
 from surebound.bounds.alpha import AlphaCrown, optimise
@@ -119,6 +128,13 @@ def test_the_oracles_agree_with_samples(net: str) -> None:
     """The exact minimum is below all samples and nearly reached by the sharp ones."""
     assert (exact(net) <= sampled(net) + slack(sampled(net))).all()
     assert (exact(net) >= sampled(net) - 0.05 * (1 + np.abs(sampled(net)))).all()
+
+
+@each_net
+def test_the_two_exact_oracles_agree(net: str) -> None:
+    """Enumerated activation patterns, and a binary variable for each neuron."""
+    s = setting(net)
+    assert mixed_integer_minimum(s.graph, s.params, s.root, s.rows) == pytest.approx(exact(net), rel=1e-6, abs=1e-6)
 
 
 @each_net

@@ -10,8 +10,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import torch
-from nets import Builder
+from nets import Builder, tiny
 from numpy.typing import NDArray
+from oracle import mixed_integer_minimum
 from torch import Tensor
 
 from surebound.attacks.pgd import Descent, pgd
@@ -149,6 +150,23 @@ def test_attack_off_never_proves_what_is_false(how: str, monkeypatch: pytest.Mon
         false = prop(low, high, conjunction([[1.0, 0.5]], [least + 1e-6]))
         (found,) = verify(graph, [false], VerifyConfig(timeout=0.5, attack="none"))
         assert isinstance(found.verdict, Unknown), (seed, found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("how", HOW)
+def test_verdict_changes_at_the_minimum_of_a_mixed_integer_program(
+    how: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_by(how, monkeypatch)
+    graph = tiny(seed, (3, 8, 8, 2), skip=seed == 1)
+    low, high = torch.full((3,), -0.4, dtype=F64), torch.full((3,), 0.5, dtype=F64)
+    row = [1.0, -0.7]
+    (least,) = mixed_integer_minimum(graph, graph.values(F64), (low.numpy(), high.numpy()), np.array([row]))
+    middle = float(outputs(graph, ((low + high) / 2)[None])[0] @ torch.tensor(row, dtype=F64))
+    step = 1e-4 * (middle - float(least))
+    assert step > 0
+    below, above = (prop(low, high, conjunction([row], [float(least) + d])) for d in (-step, step))
+    assert [found.verdict.name for found in verify(graph, [below, above], CONFIG)] == ["unsat", "sat"]
 
 
 def test_witness_is_inside_and_violates() -> None:
