@@ -1465,6 +1465,13 @@ MUTATIONS = (
         "pass",
         GOES_ON,
     ),
+    Mutation(
+        "a tree of neuron splits is read as one of input splits",
+        "search/stages.py",
+        "few_dimensions(of) & ~splits_neurons(of, forest)",
+        "few_dimensions(of)",
+        ("test_proofs.py", "splits_neurons_is_replayed"),
+    ),
     # --- several splits at once
     Mutation(
         "a sub-problem that is split less often than others of its batch is forgotten",

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import Builder
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
@@ -1249,6 +1250,21 @@ def test_export_of_expanded_maxima_and_grafts(tmp_path: Path):
     x = torch.randn(3, *graph.input.shape)
     torch.testing.assert_close(run(again, x), run(graph, x), rtol=1e-5, atol=1e-5)
     assert "MaxPool" not in {node.op_type for node in onnx.load(str(tmp_path / "copy.onnx")).graph.node}
+
+
+def test_export_of_what_onnxruntimes_optimiser_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Zeros around an image before a maximum, which it takes for what max pooling pads with (seen in 1.31)."""
+    b = Builder(0)
+    padded = b.op("pad", b.input(1, 3, 3), pads=((0, 0), (1, 0), (0, 1)), value=0.0)
+    window = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
+    graph = b.graph(b.op("max_pool2d", padded, **window))
+    export(graph, tmp_path / "net.onnx")
+    x = -torch.rand(4, 1, 3, 3) - 1
+    again = load_onnx(tmp_path / "net.onnx")
+    assert isinstance(again.original, OnnxOriginal)
+    assert torch.equal(again.original(x[:, None]).flatten(1), run(graph, x).flatten(1).float())
+    if not again.original.optimised:
+        assert "onnxruntime's own optimisations change the outputs of this model" in caplog.text
 
 
 def test_export_of_an_identity(tmp_path: Path):

@@ -15,7 +15,10 @@ from surebound.graph.prepare import prepare
 from surebound.proofs.proof import load_proof, proof_of, save_proof
 from surebound.proofs.replay import replay
 from surebound.properties import Property
+from surebound.search.run import VerifyConfig
 from surebound.search.tree import Tree
+from surebound.search.verdict import Verified
+from surebound.search.verify import verify
 
 
 @pytest.mark.parametrize("how", ["inputs", "neurons"])
@@ -35,6 +38,18 @@ def test_a_proof_is_replayed_from_its_file(how: str, tmp_path: Path, monkeypatch
     found = replay(graph, prop, proof.trees)
     assert found.holds and found.margin > 0
     assert found.leaves == sum(len(tree.leaves) for tree in verdict.trees)
+
+
+def test_a_tree_that_splits_neurons_is_replayed_by_them_also_where_inputs_would_be_split() -> None:
+    graph, prop, verdict = proven("neurons")
+    found = replay(graph, prop, verdict.trees)
+    assert found.holds and found.margin > 0
+    easy, hard = verdict.trees
+    lower = hard.lower.copy()
+    lower[hard.leaves[len(hard.leaves) // 2 :]] = -np.inf
+    begun = {0: (easy, replace(hard, lower=lower))}
+    (again,) = verify(graph, [prop], VerifyConfig(timeout=60.0, attack="none"), begun=begun)
+    assert isinstance(again.verdict, Verified) and again.engine.startswith("beta-crown")
 
 
 @pytest.mark.parametrize("how", ["inputs", "neurons"])

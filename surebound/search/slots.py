@@ -14,7 +14,7 @@ class Slots:
     def __init__(self) -> None:
         self.unused: NDArray[np.int32] = np.empty(0, np.int32)
         self.capacity = 0
-        self.users: NDArray[np.int8] = np.zeros(0, np.int8)
+        self.users: NDArray[np.int32] = np.zeros(0, np.int32)
 
     def reserve(self, count: int) -> NDArray[np.int32]:
         """Slots for `count` sub-problems, one user each."""
@@ -22,7 +22,7 @@ class Slots:
             more = max(count, self.capacity, 256)
             self.unused = np.concatenate([self.unused, np.arange(self.capacity, self.capacity + more, dtype=np.int32)])
             self.capacity += more
-            self.users = np.concatenate([self.users, np.zeros(more, np.int8)])
+            self.users = np.concatenate([self.users, np.zeros(more, np.int32)])
         slots, self.unused = self.unused[:count], self.unused[count:]
         self.users[slots] = 1
         return slots

@@ -60,9 +60,10 @@ class Search:
         )
         self.inputs = InputEngine(of, forest, Left(of.graph.input.numel))
         self.engines: dict[str, Engine] = {InputEngine.name: self.inputs, NeuronEngine.name: self.neurons}
-        self.engine_of = np.where(few_dimensions(of), InputEngine.name, NeuronEngine.name).astype(object)
-        self.collapses, self.dear = can_collapse(of.plan), cost(of.plan, of.output) > DEAR
         self.within = of.roots.within.numpy()
+        by_inputs = (few_dimensions(of) & ~splits_neurons(of, forest))[self.within]
+        self.engine_of = np.where(by_inputs, InputEngine.name, NeuronEngine.name).astype(object)
+        self.collapses, self.dear = can_collapse(of.plan), cost(of.plan, of.output) > DEAR
         self.roots_of = np.bincount(run.ledger.prop_of, minlength=len(run.properties))
         self.passed = {limit: np.zeros(len(run.properties), bool) for limit in (LONG, MEDIUM, LONGER, LONGEST)}
 
@@ -114,9 +115,16 @@ class Search:
 
 
 def few_dimensions(of: Problem) -> NDArray[np.bool_]:
-    """By root: a box with few dimensions that have any width."""
+    """By case: a box with few dimensions that have any width."""
     region = of.roots.region
     if not isinstance(region, Box):
-        return np.zeros(of.roots.count, bool)
-    moving = merged(region.upper > region.lower, 1).sum(1)
-    return (moving <= FEW_DIMENSIONS)[of.roots.within].numpy()
+        return np.zeros(region.groups, bool)
+    return (merged(region.upper > region.lower, 1).sum(1) <= FEW_DIMENSIONS).numpy()
+
+
+def splits_neurons(of: Problem, forest: Forest) -> NDArray[np.bool_]:
+    """By case: does a tree that is there from the start split something else than the input?"""
+    found = np.zeros(of.roots.region.groups, bool)
+    inside = (forest["parent"] >= 0) & (forest["node"] != forest.names.index(of.input))
+    found[of.roots.within.numpy()[forest["root"][inside]]] = True
+    return found
