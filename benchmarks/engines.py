@@ -4,7 +4,7 @@
 
 Reads the instances named below from the folders in SUREBOUND_BENCH. Each engine is forced from the roots on; there
 are no attacks. Seconds are processor seconds of one thread, as is the timeout. Runs already in the log are not
-repeated. Prints tables in Markdown.
+repeated. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from surebound.graph.onnx_import import load_onnx
@@ -64,7 +65,7 @@ def find(folder: Path, words: str) -> tuple[Path, Path]:
     return folder / onnx, folder / spec
 
 
-def run(network: Path, spec: Path, engine: str, timeout: float) -> dict[str, object]:
+def run(network: Path, spec: Path, engine: str, timeout: float) -> dict[str, Any]:
     """One search by one engine."""
     graph = load_onnx(network)
     prop = load_vnnlib(spec, graph.input.shape)
@@ -93,27 +94,26 @@ def main() -> None:
     use_threads(1)
     known = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
     done = {(row["family"], row["instance"], row["engine"]): row for row in known}
+    print(f"| instance | {' | '.join(ENGINES)} |\n|{'---|' * (len(ENGINES) + 1)}")
     for family, instances in FAMILIES.items():
         for instance in instances:
             network, spec = find(Path(os.environ["SUREBOUND_BENCH"]) / family, instance)
-            print(
-                f"\n{family}, {instance}\n\n| engine | verdict | sub-problems | s | of these searching | per second |"
-            )
-            print("|---|---|---|---|---|---|")
             for engine in ENGINES:
                 key = (family, instance, engine)
                 if key not in done:
-                    done[key] = {"family": family, "instance": instance, "engine": engine}
-                    done[key] |= run(network, spec, engine, args.timeout)
+                    found = run(network, spec, engine, args.timeout)
+                    done[key] = {"family": family, "instance": instance, "engine": engine, **found}
                     with open(args.log, "a") as file:
                         file.write(json.dumps(done[key]) + "\n")
-                row = done[key]
-                seconds, search = row["seconds"]["all"], row["seconds"]["search"]
-                rate = f"{row['nodes'] / search:,.0f}" if search > 0 else ""
-                print(
-                    f"| {engine} | {row['verdict']} | {row['nodes']:,} | {seconds:.1f} | {search:.1f} | {rate} |",
-                    flush=True,
-                )
+            cells = (cell(done[(family, instance, engine)]) for engine in ENGINES)
+            print(f"| {family} {spec.name.split('.vnnlib')[0]} | {' | '.join(cells)} |", flush=True)
+
+
+def cell(row: Mapping[str, Any]) -> str:
+    """Sub-problems and seconds to the proof, and sub-problems per second of searching; in brackets without a proof."""
+    rate = row["nodes"] / row["seconds"]["search"] if row["seconds"]["search"] > 0 else 0.0
+    text = f"{row['nodes']:,}, {row['seconds']['all']:.1f} s, {rate:,.0f}/s"
+    return text if row["verdict"] == "unsat" else f"({text})"
 
 
 if __name__ == "__main__":

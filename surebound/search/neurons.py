@@ -41,6 +41,9 @@ CANDIDATES = 3
 ROOM = 8
 """Sub-problems that cost little more than one: so many children are made at once."""
 
+NEARLY = 0.5
+"""Of the best split's gain, for another to be made with it."""
+
 NEWEST = 4
 """Boxes of inputs are clipped by so many of a sub-problem's splits; its parents' have been already, by theirs."""
 
@@ -228,7 +231,7 @@ class NeuronEngine:
         if len(is_open):
             part, kept = self.select(batch, is_open), values.at(is_open)
             reached = {name: dense_row(found, name)[is_open] for name in found.reached}
-            chosen = self.choose(part, splits.at(is_open), kept, reached)
+            chosen = self.choose(part, splits.at(is_open), kept, reached, found.lower[is_open].squeeze(1))
             choice = chosen.among(len(rows), is_open.numpy())
             left = None
             if self.clips:
@@ -316,8 +319,12 @@ class NeuronEngine:
         one = (count, 1)
         return Choice(np.zeros(one, np.int16), np.zeros(one, np.int32), np.zeros(one), np.zeros(one, np.bool_))
 
-    def choose(self, batch: Batch, splits: Splits, values: Values, reached: Mapping[str, Tensor]) -> Choice:
-        """The splits of each sub-problem: the candidates whose children are bounded best together."""
+    def choose(
+        self, batch: Batch, splits: Splits, values: Values, reached: Mapping[str, Tensor], lower: Tensor
+    ) -> Choice:
+        """The splits of each sub-problem: the candidate whose children are bounded best together, and where there is
+        room others that gain nearly as much over the sub-problem's own bound [N].
+        """
         points = {self.problem.input: self.minimiser(batch, reached[self.problem.input])}
         at = attained(batch.ctx, batch.boxes, values.free, reached, points)
         names, scores, thresholds = all_neuron_scores(batch.ctx, batch.boxes, reached, at)
@@ -338,10 +345,11 @@ class NeuronEngine:
         if place.shape[1] > 1 and len(asked):  # what cannot be used is replaced by the first, which scores best
             tried = [torch.where(usable, value, value[:, :1])[asked] for value in (node, index, threshold)]
             quality = self.probe(self.select(batch, asked), splits.at(asked), values.at(asked), *tried)
-            ranked = torch.where(usable[asked], quality, torch.full_like(quality, -torch.inf))
+            gain = torch.where(usable[asked], quality - 2 * lower[asked, None].clamp(max=0), -torch.inf)
             levels = int(min(place.shape[1], max(1, np.log2(ROOM / len(asked)))))
             best = best.repeat(1, levels)
-            best[asked] = ranked.argsort(dim=1, descending=True, stable=True)[:, :levels]
+            best[asked] = gain.argsort(dim=1, descending=True, stable=True)[:, :levels]
+            usable[asked] &= (gain >= NEARLY * gain.amax(1, keepdim=True)) | (gain == gain.amax(1, keepdim=True))
         picked = [value.gather(1, best).numpy() for value in (node, index, threshold)]
         has = usable.gather(1, best).numpy()
         none = ~has[:, 0]
