@@ -41,7 +41,7 @@ KILLED: Selection = ("test_recipes.py", "between_two_files")
 GATES: Selection = ("test_ops_contract.py", "gate")
 DESCENTS: Selection = ("test_search.py", "a_descent")
 GOES_ON: Selection = ("test_resumed.py", "")
-SPLITS: Selection = ("test_splits.py", "")
+AT_ONCE: Selection = ("test_splits.py", "")
 LIVE: Selection = ("test_ops_contract.py", "left_out")
 
 
@@ -1478,28 +1478,28 @@ MUTATIONS = (
         "search/pool.py",
         "ended.append((rows[~further], at[~further]))",
         "ended.append((rows[:0], at[:0]))",
-        SPLITS,
+        AT_ONCE,
     ),
     Mutation(
         "children between two splits count as proven",
         "search/pool.py",
         "                lower=-np.inf,\n",
         "                lower=1.0,\n",
-        SPLITS,
+        AT_ONCE,
     ),
     Mutation(
         "a sub-problem has one child more than are searched",
         "search/ledger.py",
         "np.subtract.at(self.open_count, roots, 1)\n        np.add.at",
         "np.add.at",
-        SPLITS,
+        AT_ONCE,
     ),
     Mutation(
         "children start from the multipliers of other splits",
         "search/multipliers.py",
         "(own - self.depth[slots])",
         "torch.ones_like(own)",
-        SPLITS,
+        AT_ONCE,
     ),
     # --- the same ideas, found by linear programs alone
     Mutation(
