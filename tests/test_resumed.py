@@ -204,7 +204,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 def test_the_same_command_goes_on(files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proof = tmp_path / "proof.npz"
     arguments = (*files, "--attack", "none", "--proof", proof, "--json")
-    whole = json.loads(command(*arguments).stdout)
+    done = command(*arguments)
+    whole = json.loads(done.stdout)
+    assert f"the proof is in {proof}" in done.stderr
     assert (whole["verdict"], whole["recheck"]) == ("unsat", "float64")
     leaves = len(load_proof(proof).trees[0].leaves)
     proof.unlink()
@@ -222,9 +224,9 @@ def test_the_same_command_goes_on(files: tuple[Path, Path], tmp_path: Path, monk
         ended = command(*arguments)
     assert ended.exit_code == 130 and json.loads(ended.stdout)["verdict"] == "unknown"
     begun = load_proof(proof)
-    rows = len(begun.trees[0].parent)
-    assert f"{rows} sub-problems are kept in {proof}; the same command goes on from there" in ended.stderr
     assert not begun.whole and (proven_before := len(closed(begun.trees[0])))
+    kept = f"{proven_before} proven and {len(begun.trees[0].open)} open sub-problems are kept in {proof}"
+    assert f"{kept}; the same command goes on from there" in ended.stderr
     found = json.loads(command(*arguments).stdout)
     assert (found["verdict"], found["recheck"]) == ("unsat", None) and found["margin"] > 0
     assert f"{proven_before} of them by the run that wrote {proof} first" in found["reason"]

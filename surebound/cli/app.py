@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file; may be gzipped (.gz).", show_default=False)]
-Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="VNN-LIB 1.0 file; may be gzipped.", show_default=False)]
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="VNN-LIB file; may be gzipped.", show_default=False)]
 
 
 def main() -> None:

@@ -56,5 +56,7 @@ class ProofFile:
     def keep(self, graph: Graph, trees: Sequence[Tree]) -> None:
         """Write how far a search came."""
         self.write(graph, trees)
-        count = sum(len(tree.parent) for tree in trees)
-        say(f"{count:,} sub-problems are kept in {self.path}; the same command goes on from there")
+        waiting = sum(len(tree.open) for tree in trees)
+        proven = sum(len(tree.leaves) for tree in trees) - waiting
+        kept = f"{proven:,} proven and {waiting:,} open sub-problems are kept in {self.path}"
+        say(f"{kept}; the same command goes on from there")

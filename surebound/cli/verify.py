@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surebound.cli.options import Common, Machine
-from surebound.cli.output import SCHEMA, ResultsFile, emit, explain, to_json
+from surebound.cli.output import SCHEMA, ResultsFile, emit, explain, say, to_json
 from surebound.cli.progress import progress
 from surebound.errors import InvalidGraph, NotYet
 
@@ -139,6 +139,7 @@ def decide(job: Job, state: Run) -> Answer:
         if isinstance(outcome.verdict, Verified):
             if proof is not None:
                 proof.write(graph, outcome.verdict.trees)
+                say(f"the proof is in {proof.path}")
                 answer = believing(answer, proof)
             if job.recheck:
                 show("replaying the proof")

@@ -52,7 +52,7 @@ def trace(module: nn.Module, example: Tensor, ops: Mapping[str, Op] | None = Non
 def usable_example(module: nn.Module, example: Tensor) -> Tensor:
     """Two samples of the example, after checking both arguments."""
     if not isinstance(module, nn.Module):
-        raise UsageError(f"trace needs a torch.nn.Module, not a {type(module).__name__}")
+        raise UsageError(f"trace needs a torch.nn.Module, not {type(module).__name__}")
     if not isinstance(example, Tensor) or not example.is_floating_point():
         kind = f"a tensor of {example.dtype}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
         raise UsageError(f"the example must be a floating-point tensor [batch, *input shape], not {kind}")
