@@ -2,8 +2,8 @@
 as the dense one, both in clean and in verified accuracy? (Li et al. 2022; Frankle & Carbin 2019)
 
 OUT/seed-0 and so on: `dense` is the run, `rounds` its pruning, `test.csv` dense network and ticket on test images.
-A ticket is chosen by validation images: the sparsest round that is at least as good in both. OUT/tickets.csv has a row
-for each seed.
+A ticket is chosen by validation images: the sparsest round that is at least as good in both, and of which something is
+verified. OUT/tickets.csv has a row for each seed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Ticket:
     def confirmed(self) -> bool:
         """Is it at least as good on test images, too?"""
         better = self.test_clean >= self.test_dense_clean and self.test_verified >= self.test_dense_verified
-        return self.found and better
+        return self.found and better and self.test_verified > 0
 
 
 COLUMNS = tuple(field.name for field in fields(Ticket))
@@ -114,9 +114,11 @@ def drawn(seed: int, values: Values, place: Path, data_dir: Path | None, say: Sa
 
 
 def ticket_among(rows: Sequence[Row]) -> Row | None:
-    """The sparsest network that is at least as good as the first one in clean and verified accuracy."""
+    """The sparsest network that is at least as good as the first one in clean and verified accuracy, and of which
+    something is verified.
+    """
     dense = rows[0]
-    good = [row for row in rows[1:] if row.clean >= dense.clean and row.verified >= dense.verified]
+    good = [row for row in rows[1:] if row.clean >= dense.clean and row.verified >= dense.verified and row.verified > 0]
     return min(good, key=lambda row: row.weights) if good else None
 
 
