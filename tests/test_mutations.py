@@ -31,9 +31,9 @@ def workshop(folder: Path, files: Iterable[str]) -> Path:
 
 
 def run_tests(folder: Path, tests: Selection) -> tuple[int, str]:
-    """Exit code and output of the tests on the folder's copy of the package."""
+    """Exit code and output of the tests on the folder's copy of the package; those that are named also where slow."""
     file, only = tests
-    command = [sys.executable, "-m", "pytest", f"tests/{file}", *(["-k", only] if only else [])]
+    command = [sys.executable, "-m", "pytest", f"tests/{file}", *(["-k", only, "--slow"] if only else [])]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     environment |= {
         "PYTHONPATH": str(folder),
