@@ -1319,7 +1319,7 @@ MUTATIONS = (
     Mutation(
         "a ticket may lose proofs",
         "loop/lottery.py",
-        "if row.clean >= dense.clean and row.verified >= dense.verified]",
+        "if row.clean >= dense.clean and row.verified >= dense.verified and row.verified > 0]",
         "if row.clean >= dense.clean]",
         ("test_loop.py", "a_ticket_is"),
     ),
