@@ -591,6 +591,20 @@ MUTATIONS = (
         SOUND,
     ),
     Mutation(
+        "tightened boxes are those of float32",
+        "search/root_bounds.py",
+        "return optimise(ctx, boxes, start, rows, free, 0, Rates(), remember=False, live=live).lower",
+        "return found.lower.double()",
+        ("test_search.py", "single_precision"),
+    ),
+    Mutation(
+        "tightened boxes forget the values found",
+        "search/root_bounds.py",
+        "rows, free, 0, Rates()",
+        "rows, {}, 0, Rates()",
+        ("test_search.py", "double_precision"),
+    ),
+    Mutation(
         "packed rows use the first group's region",
         "bounds/crown.py",
         "region.take(groups)",

@@ -760,7 +760,8 @@ def test_groups_go_on_with_their_own_columns(monkeypatch: pytest.MonkeyPatch) ->
     one, others = rows.take(torch.tensor([0])), torch.tensor([[False], [True], [True]])
 
     def bounds() -> Tensor:
-        return optimise(ctx, boxes, start, one, {}, 6, Rates(), wanted=lambda lower: others, remember=False).lower
+        live = crown.live_of(ctx, boxes, start, one)
+        return optimise(ctx, boxes, start, one, {}, 6, Rates(), wanted=lambda lower: others, live=live).lower
 
     whole = bounds()
     monkeypatch.setattr(crown, "MANY", 1)

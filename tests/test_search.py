@@ -16,17 +16,18 @@ from oracle import mixed_integer_minimum
 from torch import Tensor
 
 from surebound.attacks.pgd import Descent, pgd
-from surebound.bounds.alpha import optimise
+from surebound.bounds import crown
+from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.attained import attained
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
-from surebound.bounds.crown import BY_WALK, Context, boxes_of
+from surebound.bounds.crown import BY_WALK, Context, boxes_of, walked_lower
 from surebound.bounds.ibp import unperturbed
 from surebound.bounds.memory import Memory
 from surebound.bounds.plan import plan
 from surebound.errors import SpecError, UsageError
 from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
-from surebound.linear.maps import Dense
+from surebound.linear.maps import Dense, Rows
 from surebound.ops import OPS
 from surebound.ops.record import Interval
 from surebound.properties import Case, Disjunct, Property, robust
@@ -34,7 +35,10 @@ from surebound.regions import Box, LpBall, Region
 from surebound.search.attack import PATIENCE, REFINEMENT, hopeful
 from surebound.search.branching.scores import neuron_scores
 from surebound.search.mixing import best_weights, combined
+from surebound.search.problem import Problem, problem
+from surebound.search.root_bounds import STEPS, raised_in_single
 from surebound.search.root_boxes import RootBoxes
+from surebound.search.roots import roots_of
 from surebound.search.run import Run, VerifyConfig
 from surebound.search.tree import Forest, Tree
 from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
@@ -476,6 +480,55 @@ def test_boxes_of_a_long_search_are_tighter_and_sound(monkeypatch: pytest.Monkey
         assert bool((box.lower >= crown[name].lower).all()) and bool((box.upper <= crown[name].upper).all())
         assert bool((values[name] >= box.lower - 1e-12).all()) and bool((values[name] <= box.upper + 1e-12).all())
     assert any(bool((alpha[name].upper < crown[name].upper - 1e-6).any()) for name in alpha)
+
+
+def ready_to_tighten(graph: Graph, low: Tensor, high: Tensor) -> tuple[Problem, Context, dict[str, Interval]]:
+    """A problem of several cases, and CROWN's boxes of them."""
+    never = conjunction([[1.0] + [0.0] * (graph.output.numel - 1)], [0.0])
+    roots = roots_of([prop(a, b, never) for a, b in zip(low, high, strict=True)], graph.input.shape)
+    of = problem(graph, roots, F64, Memory())
+    ctx = of.context(roots.region, F64)
+    return of, ctx, boxes_of(ctx, {}, (BY_WALK,))
+
+
+def both_ways(of: Problem, name: str) -> Rows:
+    """Rows of every neuron of a node, from below, then from above."""
+    size = of.graph[name].numel
+    sign = torch.cat([torch.ones(size, dtype=F64), -torch.ones(size, dtype=F64)]).expand(of.roots.region.groups, -1)
+    return Rows(torch.arange(size).repeat(2).expand_as(sign), sign, of.graph[name].shape)
+
+
+def test_boxes_are_exact_where_single_precision_is_not() -> None:
+    """Values near 2e6 cancel: what is left is found in float64, though multipliers come from float32."""
+    graph = dense_net(0, (1, 2, 1, 1))
+    tensors = graph.parameters()
+    tensors["w0"][:], tensors["b0"][:] = torch.tensor([[1000003.0], [999983.0]]), torch.tensor([2e6 + 0.3, 2e6 + 0.7])
+    tensors["w1"][:] = torch.tensor([[1.0, -0.999981]], dtype=F64)
+    tensors["b1"][:] = -float((tensors["w1"] @ tensors["b0"]).sum())
+    slope = float(tensors["w1"] @ tensors["w0"])
+    of, ctx, boxes = ready_to_tighten(graph, torch.tensor([[-1.0], [-0.5]], dtype=F64), torch.ones(2, 1, dtype=F64))
+    with torch.no_grad():
+        found = raised_in_single(of, ctx, boxes, "h1", both_ways(of, "h1"))
+    ends = torch.tensor([[-abs(slope), -abs(slope)], [min(-0.5 * slope, slope), -max(-0.5 * slope, slope)]], dtype=F64)
+    torch.testing.assert_close(found, ends, rtol=0, atol=1e-8)
+
+
+def test_boxes_are_those_of_double_precision_also_of_columns_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = dense_net(4, (3, 12, 10, 8, 1))
+    low = torch.tensor([[-1.0, -0.5, 0.0], [-0.2, 0.1, -0.6]], dtype=F64)
+    of, ctx, boxes = ready_to_tighten(graph, low, low + 0.6)
+    rows = both_ways(of, "h2")
+    with torch.no_grad():
+        plain = walked_lower(ctx, boxes, "h2", rows)
+        double = AlphaCrown(STEPS).tighten(ctx, boxes, "h2", rows)
+        whole = raised_in_single(of, ctx, boxes, "h2", rows)
+        monkeypatch.setattr(crown, "MANY", 1)
+        monkeypatch.setattr(crown, "FEW", 1.0)
+        assert crown.live_of(ctx, boxes, "h2", rows)
+        part = raised_in_single(of, ctx, boxes, "h2", rows)
+    assert bool((double >= plain).all()) and bool((double > plain + 1e-3).any())
+    torch.testing.assert_close(whole, double, rtol=0, atol=1e-5)
+    torch.testing.assert_close(part, double, rtol=0, atol=1e-5)
 
 
 def test_a_descent_goes_on_where_there_is_hope() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -62,6 +63,7 @@ def optimise(
     wanted: Callable[[Tensor], Tensor] | None = None,
     keep: frozenset[str] = frozenset(),
     remember: bool = True,
+    live: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Optimised:
     """Raise lower bounds over node `start` by `steps` steps on alphas, betas and logits.
 
@@ -70,7 +72,8 @@ def optimise(
     Groups are worked on in pieces that fit into memory.
     wanted: from the best bounds so far of some groups, which rows [g, S] still matter (default all); the others
     leave, as do rows that hardly rise any more (`rates.settled`).
-    remember: is what gave the bounds wanted too, or only the bounds?
+    remember: is what gave the bounds wanted too, or only the bounds? live: as `walk` takes it; the free values are
+    then on that support.
     The first bound is that of the values given, so the result is never worse than the start. Where parameters,
     regions or boxes are differentiated, the bounds are those of the best values held fixed.
     """
@@ -83,7 +86,9 @@ def optimise(
     groups, rows = target.rows if isinstance(target, LinearMap) else (len(target.spec), 1)
     size = max(1, ctx.memory.piece(held(ctx, start), next(iter(ctx.regions.values())).lower.dtype) // rows)
     if groups <= size:
-        return climbed(ctx, boxes, start, target, free, steps, rates, splits, beta, logits, wanted, keep, remember)
+        return climbed(
+            ctx, boxes, start, target, free, steps, rates, splits, beta, logits, wanted, keep, remember, live
+        )
 
     def part(piece: slice) -> Optimised:
         at = torch.arange(piece.start, piece.stop)
@@ -102,6 +107,7 @@ def optimise(
             wanted,
             keep,
             remember,
+            {name: index[at] for name, index in live.items()},
         )
 
     return joined(chunked(part, groups, size))
@@ -121,11 +127,9 @@ def climbed(
     wanted: Callable[[Tensor], Tensor] | None,
     keep: frozenset[str],
     remember: bool,
+    live: Mapping[str, Tensor],
 ) -> Optimised:
     """`optimise` for as many groups as are worked on at once."""
-    live: Mapping[str, Tensor] = {}
-    if isinstance(target, LinearMap) and not remember:  # free values may then live on any support
-        live = live_of(ctx, boxes, start, target)
     work = Work.of(ctx, boxes, target, free, splits, beta, logits, steps > 0, live)
     record: Record | None = None
     for step in range(steps + 1):
@@ -211,10 +215,22 @@ class AlphaCrown:
         return Bounds(found.lower, boxes, found.free, partial(stats, ctx, boxes))
 
     def tighten(self, ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
-        """Optimised bounds of intermediate rows [G, 2 U]: below, then above; a neuron found stable leaves."""
+        """Optimised bounds of intermediate rows [G, 2 U]: below, then above."""
+        return self.raised(ctx, boxes, start, rows, live_of(ctx, boxes, start, rows), remember=False).lower
+
+    def raised(
+        self,
+        ctx: Context,
+        boxes: Mapping[str, Interval],
+        start: str,
+        rows: LinearMap,
+        live: Mapping[str, Tensor],
+        remember: bool,
+    ) -> Optimised:
+        """Optimised intermediate rows, a neuron's two as far apart as there are neurons; one found stable leaves."""
         steps = -(-self.steps // QUARTER)
 
         def undecided(lower: Tensor) -> Tensor:
             return (lower.unflatten(1, (2, -1)) <= 0).all(1).repeat(1, 2)
 
-        return optimise(ctx, boxes, start, rows, {}, steps, self.rates, wanted=undecided, remember=False).lower
+        return optimise(ctx, boxes, start, rows, {}, steps, self.rates, wanted=undecided, remember=remember, live=live)

@@ -31,6 +31,9 @@ roots of a property are open, they share what SHARED of them may have.
 QUICK = Descent(steps=20, stride=0.5, final=0.01, restarts=3)
 """What is spent on a root before its search; the whole attack comes when that gets long."""
 
+COVERED = 64
+"""Random points cover a region of so few inputs well enough for many of them to be worth their time at the start."""
+
 REFINED = 32
 """Points per batch that are descended from."""
 
@@ -67,6 +70,12 @@ def attack(run: Run, roots: NDArray[np.int64], descent: Descent, most: int = MOS
         starts = torch.cat([middle, region.sample(restarts, generator)], 1)
         with ledger.charge("attack", here, "pgd"):
             descend(run, here, region, starts, descent)
+
+
+def quick_attack(run: Run) -> None:
+    """`attack` on all open roots, as much as is spent before the search."""
+    most = MOST_RESTARTS if run.problem.graph.input.numel <= COVERED else 0
+    attack(run, run.ledger.roots_open(), QUICK, most)
 
 
 def descend(run: Run, here: NDArray[np.int64], region: Region, starts: Tensor, descent: Descent) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.bounds.alpha import AlphaCrown, held
-from surebound.bounds.crown import BY_WALK, Tighten, boxes_of, walked_lower
+from surebound.bounds.alpha import AlphaCrown, held, optimise
+from surebound.bounds.climb import Rates
+from surebound.bounds.crown import BY_WALK, Context, Tighten, boxes_of, live_of, walked_lower
 from surebound.bounds.memory import pieces
 from surebound.errors import OutOfMemory, OutOfTime
-from surebound.linear.maps import Dense
+from surebound.linear.maps import Dense, LinearMap
+from surebound.ops.record import Interval
+from surebound.regions.box import outward
 from surebound.search.engine import confirmed
 from surebound.search.ledger import Ledger
+from surebound.search.problem import Problem
 from surebound.search.run import Run
 from surebound.search.verdict import Unknown
 
@@ -27,7 +32,7 @@ TIGHTENED = "alpha-crown, float64"
 AT_ONCE = 32
 """Cases whose root boxes are computed in one pass."""
 
-STEPS = 20
+STEPS = 12
 """Steps of alpha-CROWN for boxes that are tightened; intermediate rows get a quarter."""
 
 SAMPLES = 32
@@ -92,10 +97,20 @@ def tighten_boxes(run: Run, roots: NDArray[np.int64]) -> None:
             ctx = replace(ctx, alive=alarm(run.ledger, theirs))
             known = run.boxes.take(cases, torch.float64)
             try:
-                boxes = boxes_of(ctx, known, (Tighten(AlphaCrown(STEPS).tighten, held),))
+                boxes = boxes_of(ctx, known, (Tighten(partial(raised_in_single, of), held),))
             except (OutOfTime, OutOfMemory):
                 continue
             run.boxes.put(cases, {name: boxes[name] for name in of.plan.operands}, TIGHTENED)
+
+
+def raised_in_single(of: Problem, ctx: Context, boxes: Mapping[str, Interval], start: str, rows: LinearMap) -> Tensor:
+    """Optimised bounds of intermediate rows [G, 2 U] in float64, with free values that were found in float32."""
+    live = live_of(ctx, boxes, start, rows)
+    single = replace(of.context(ctx.regions[of.input], torch.float32), alive=ctx.alive)
+    near = {name: Interval(*outward(*boxes[name], torch.float32)) for name in of.plan.operands if name in boxes}
+    found = AlphaCrown(STEPS).raised(single, near, start, rows.holding(rows.coefficients.float()), live, remember=True)
+    free = {name: value.double() for name, value in found.free.items()}
+    return optimise(ctx, boxes, start, rows, free, 0, Rates(), remember=False, live=live).lower
 
 
 def gaps(run: Run, atoms: Tensor) -> Tensor:

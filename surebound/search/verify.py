@@ -24,7 +24,7 @@ from surebound.graph.prepare import prepare
 from surebound.graph.torch_frontend.compare import compare_again
 from surebound.machine import one_thread
 from surebound.properties import Property, check_fits
-from surebound.search.attack import QUICK, attack
+from surebound.search.attack import quick_attack
 from surebound.search.ledger import Ledger
 from surebound.search.mirrors import merge_mirrors
 from surebound.search.problem import problem
@@ -160,10 +160,10 @@ def decide(
     attacking = run.config.attack == "pgd"
     attack_first = attacking and of.neurons > LARGE
     if attack_first:
-        attack(run, ledger.roots_open(), QUICK)
+        quick_attack(run)
     atoms = bound_roots(run)
     if attacking and not attack_first:
-        attack(run, ledger.roots_open(), QUICK)
+        quick_attack(run)
     roots = ledger.roots_open()
     report(len(roots), float("nan"))
     if len(roots):
