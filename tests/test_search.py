@@ -34,12 +34,15 @@ from surebound.properties import Case, Disjunct, Property, robust
 from surebound.regions import Box, LpBall, Region
 from surebound.search.attack import PATIENCE, REFINEMENT, hopeful
 from surebound.search.branching.scores import neuron_scores
+from surebound.search.engine import Bounded
 from surebound.search.mixing import best_weights, combined
+from surebound.search.neurons import NeuronEngine
 from surebound.search.problem import Problem, problem
 from surebound.search.root_bounds import STEPS, raised_in_single
 from surebound.search.root_boxes import RootBoxes
-from surebound.search.roots import roots_of
+from surebound.search.roots import Roots, roots_of
 from surebound.search.run import Run, VerifyConfig
+from surebound.search.stages import far
 from surebound.search.tree import Forest, Tree
 from surebound.search.verdict import Falsified, Outcome, Unknown, Verified
 from surebound.search.verify import verify
@@ -480,6 +483,38 @@ def test_boxes_of_a_long_search_are_tighter_and_sound(monkeypatch: pytest.Monkey
         assert bool((box.lower >= crown[name].lower).all()) and bool((box.upper <= crown[name].upper).all())
         assert bool((values[name] >= box.lower - 1e-12).all()) and bool((values[name] <= box.upper + 1e-12).all())
     assert any(bool((alpha[name].upper < crown[name].upper - 1e-6).any()) for name in alpha)
+
+
+@pytest.mark.parametrize(("limits", "first"), [((0.0, 1e9), "alpha"), ((1e9, 1e9), "crown"), ((0.0, 0.0), "crown")])
+def test_roots_that_miss_by_much_are_tightened_before_their_first_sub_problem(
+    limits: tuple[float, float], first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in zip(("FEW_DIMENSIONS", "FAR", "HOPELESS"), (0, *limits), strict=True):
+        monkeypatch.setattr(f"surebound.search.stages.{name}", value)
+    seen: list[str] = []
+    bound = NeuronEngine.bound
+
+    def noting(self: NeuronEngine, rows: NDArray[np.int64]) -> Bounded:
+        seen.append(self.boxes.methods[0])
+        return bound(self, rows)
+
+    monkeypatch.setattr(NeuronEngine, "bound", noting)
+    graph = dense_net(2, (2, 8, 6, 3))
+    low, high = torch.tensor([-1.0, -0.5], dtype=F64), torch.tensor([0.5, 1.0], dtype=F64)
+    least = dense_minimum(graph, low, high, conjunction([[1.0, -1.0, 0.0]], [0.0])) - 0.05
+    unsafe = conjunction([[1.0, -1.0, 0.0]], [least])
+    (found,) = verify(graph, [prop(low, high, unsafe)], replace(CONFIG, attack="none"))
+    assert isinstance(found.verdict, Verified)
+    assert seen[0].startswith(first)
+
+
+def test_how_far_a_root_is_counts_its_best_real_row() -> None:
+    rows = torch.tensor([[2.0, 0.5], [0.1, 0.5], [0.4, 0.1]], dtype=F64)
+    real = torch.tensor([[True, True], [True, True], [True, False]])
+    box = Box(torch.zeros(1, 1, dtype=F64), torch.ones(1, 1, dtype=F64))
+    nothing = torch.zeros(3, dtype=torch.long)
+    roots = Roots(box, nothing, nothing, nothing, nothing, torch.zeros(3, 2, 1), torch.zeros(3, 2), real)
+    assert far(roots, rows).tolist() == [True, False, True]
 
 
 def ready_to_tighten(graph: Graph, low: Tensor, high: Tensor) -> tuple[Problem, Context, dict[str, Interval]]:

@@ -23,6 +23,7 @@ from surebound.search.neurons import NeuronEngine
 from surebound.search.pool import Pool
 from surebound.search.problem import Problem
 from surebound.search.root_bounds import gaps, tighten_boxes
+from surebound.search.roots import Roots
 from surebound.search.run import Run
 from surebound.search.tree import Forest
 
@@ -40,6 +41,11 @@ LONG, MEDIUM, LONGER, LONGEST = 0, 32, 512, 4096
 attack is made, and made again from many points.
 """
 
+FAR, HOPELESS = 0.25, 0.6
+"""Where CROWN's bound of a root misses a proof by between these parts of the distance to what the network does, boxes
+are tightened before the first sub-problem: less is mostly gained by that one's multipliers, and more may be no proof.
+"""
+
 DEAR = 4 << 20
 """Where a walk through the network costs so much, boxes cost more than the attack, which then comes before them."""
 
@@ -55,14 +61,15 @@ class Search:
         self.run, self.forest = run, forest
         refreshes = of.neurons <= REFRESH
         clips = refreshes and isinstance(of.roots.region, Box) and of.graph.input.numel <= CLIPPED
-        self.neurons = NeuronEngine(
-            of, forest, run.boxes, gaps(run, atoms), config.steps, config.rates, refreshes, clips
-        )
-        self.inputs = InputEngine(of, forest, Left(of.graph.input.numel))
-        self.engines: dict[str, Engine] = {InputEngine.name: self.inputs, NeuronEngine.name: self.neurons}
         self.within = of.roots.within.numpy()
         by_inputs = (few_dimensions(of) & ~splits_neurons(of, forest))[self.within]
         self.engine_of = np.where(by_inputs, InputEngine.name, NeuronEngine.name).astype(object)
+        missing = gaps(run, atoms)
+        roots = run.ledger.roots_open()
+        tighten_boxes(run, roots[far(of.roots, -atoms / missing)[roots] & ~by_inputs[roots]])
+        self.neurons = NeuronEngine(of, forest, run.boxes, missing, config.steps, config.rates, refreshes, clips)
+        self.inputs = InputEngine(of, forest, Left(of.graph.input.numel))
+        self.engines: dict[str, Engine] = {InputEngine.name: self.inputs, NeuronEngine.name: self.neurons}
         self.collapses, self.dear = can_collapse(of.plan), cost(of.plan, of.output) > DEAR
         self.roots_of = np.bincount(run.ledger.prop_of, minlength=len(run.properties))
         self.passed = {limit: np.zeros(len(run.properties), bool) for limit in (LONG, MEDIUM, LONGER, LONGEST)}
@@ -112,6 +119,12 @@ class Search:
                 if smaller is not None:
                     name = f"{smaller.name}, case {case}"
                     self.engines[name], self.engine_of[self.within == case] = smaller, name
+
+
+def far(roots: Roots, missing: Tensor) -> NDArray[np.bool_]:
+    """By root: does its best atom miss a proof by between FAR and HOPELESS? missing [R, S]: -lower / gap."""
+    least = torch.where(roots.real, missing, torch.inf).amin(1)
+    return ((least > FAR) & (least < HOPELESS)).numpy()
 
 
 def few_dimensions(of: Problem) -> NDArray[np.bool_]:
