@@ -227,7 +227,7 @@ class AlphaCrown:
         live: Mapping[str, Tensor],
         remember: bool,
     ) -> Optimised:
-        """Optimised intermediate rows, a neuron's two as far apart as there are neurons; one found stable leaves."""
+        """Optimised intermediate rows [G, 2 U]: below, then above; both of a neuron found stable leave."""
         steps = -(-self.steps // QUARTER)
 
         def undecided(lower: Tensor) -> Tensor:
