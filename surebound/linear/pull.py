@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from surebound.graph.ir import Node, Site
@@ -165,6 +166,19 @@ def pull_conv2d(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     dense = rows.dense().flatten(0, 1)
     pulled, added = conv_transpose(dense, weight, bias, shape_of(a, into[1:]))
     return [Dense(pulled.reshape(*rows.rows, *into))] + [None] * (len(values) - 1), added.reshape(rows.rows)
+
+
+def pull_conv_transpose2d(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
+    """The convolution that the transposed one is made from; its last pixels may be of `output_padding` only."""
+    weight, bias = values[1], values[2] if len(values) > 2 else None
+    if weight is None or values[0] is not None or (len(values) > 2 and bias is None):
+        return None
+    a, into = site.attrs, site.operands[0].shape
+    dense = rows.dense()
+    pulled = F.conv2d(dense.flatten(0, 1), weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
+    pulled = pulled[:, :, : into[1], : into[2]]
+    added = None if bias is None else rows.dot(bias[None, None, :, None, None])
+    return [Dense(pulled.reshape(*rows.rows, *into))] + [None] * (len(values) - 1), added
 
 
 def pull_batch_norm(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
@@ -381,6 +395,7 @@ def pull_slice(site: Site, values: Values, rows: LinearMap) -> Pulled:
 FAST: dict[str, Rule] = {
     "linear": pull_linear,
     "conv2d": pull_conv2d,
+    "conv_transpose2d": pull_conv_transpose2d,
     "batch_norm": pull_batch_norm,
     "add": pull_add,
     "sub": pull_sub,
