@@ -21,7 +21,7 @@ from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.attained import attained
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
-from surebound.bounds.crown import BY_WALK, Context, boxes_of, walked_lower
+from surebound.bounds.crown import BY_WALK, Context, Tighten, boxes_of, walked_lower
 from surebound.bounds.ibp import unperturbed
 from surebound.bounds.memory import Memory
 from surebound.bounds.plan import plan
@@ -515,6 +515,38 @@ def test_how_far_a_root_is_counts_its_best_real_row() -> None:
     nothing = torch.zeros(3, dtype=torch.long)
     roots = Roots(box, nothing, nothing, nothing, nothing, torch.zeros(3, 2, 1), torch.zeros(3, 2), real)
     assert far(roots, rows).tolist() == [True, False, True]
+
+
+def test_root_boxes_are_kept_by_case_and_rounded_outward() -> None:
+    kept = RootBoxes(3)
+    third = torch.tensor([[1 / 3], [2 / 3]], dtype=F64)
+    kept.put(torch.tensor([2, 0]), {"a": Interval(third, third)}, "first")
+    kept.put(torch.tensor([0]), {"a": Interval(third[:1], third[1:])}, "second")
+    lower, upper = kept.take(torch.tensor([0, 2, 1, 0]), F64)["a"]
+    assert lower.flatten().tolist() == [1 / 3, 1 / 3, -torch.inf, 1 / 3]
+    assert upper.flatten().tolist() == [2 / 3, 1 / 3, torch.inf, 2 / 3]
+    single = kept.take(torch.tensor([0]), torch.float32)["a"]
+    assert single.lower.dtype == torch.float32 and float(single.lower) < 1 / 3 and float(single.upper) > 2 / 3
+    assert kept.methods == ["second", "none", "first"]
+
+
+def test_cases_of_a_property_that_has_ended_are_not_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surebound.search.root_bounds.AT_ONCE", 1)
+    monkeypatch.setattr("surebound.search.root_bounds.TOGETHER", 1)
+    bounded: list[int] = []
+    boxes_of_all = boxes_of
+
+    def counting(ctx: Context, known: dict[str, Interval], tighten: tuple[Tighten, ...]) -> dict[str, Interval]:
+        bounded.append(ctx.groups)
+        return boxes_of_all(ctx, known, tighten)
+
+    monkeypatch.setattr("surebound.search.root_bounds.boxes_of", counting)
+    graph = dense_net(2, (2, 8, 6, 3))
+    low, high = torch.tensor([-1.0, -0.5], dtype=F64), torch.tensor([0.5, 1.0], dtype=F64)
+    case = prop(low, high, conjunction([[1.0, -1.0, 0.0]], [0.0])).cases[0]
+    (found,) = verify(graph, [Property((case,) * 20)], replace(CONFIG, attack="none", timeout=1e-9))
+    assert isinstance(found.verdict, Unknown) and found.verdict.name == "timeout"
+    assert sum(bounded) <= 2
 
 
 def ready_to_tighten(graph: Graph, low: Tensor, high: Tensor) -> tuple[Problem, Context, dict[str, Interval]]:

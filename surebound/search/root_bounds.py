@@ -29,8 +29,8 @@ from surebound.search.verdict import Unknown
 TIGHTENED = "alpha-crown, float64"
 """How tightened boxes are called."""
 
-AT_ONCE = 32
-"""Cases whose root boxes are computed in one pass."""
+AT_ONCE, TOGETHER = 32, 1 << 20
+"""Cases whose root boxes are computed in one pass; more while they have at most TOGETHER inputs and neurons."""
 
 STEPS = 12
 """Steps of alpha-CROWN for boxes that are tightened; intermediate rows get a quarter."""
@@ -56,8 +56,12 @@ def bound_roots(run: Run) -> Tensor:
     atoms = torch.zeros_like(roots.threshold)
     if not len(ledger.roots_open()):
         return atoms
-    for piece in pieces(roots.region.groups, AT_ONCE):
+    most = max(AT_ONCE, TOGETHER // (of.neurons + of.graph.input.numel))
+    for piece in pieces(roots.region.groups, most):
         here = ((roots.within >= piece.start) & (roots.within < piece.stop)).nonzero().squeeze(1)
+        here = here[torch.from_numpy(ledger.undecided(here.numpy()))]
+        if not len(here):
+            continue
         cases = torch.arange(piece.start, piece.stop)
         with torch.no_grad(), ledger.charge("bound", here.numpy(), "crown"):
             ctx = replace(of.context(roots.region.take(cases), torch.float64), alive=alarm(ledger, here.numpy()))
@@ -67,7 +71,7 @@ def bound_roots(run: Run) -> Tensor:
                 ledger.end(here.numpy(), Unknown(str(error), "timeout"))
                 boxes = boxes_of(ctx, {}, ())
             run.boxes.put(cases, {name: boxes[name] for name in of.plan.operands}, "crown, float64")
-            for part in pieces(len(here), 4 * AT_ONCE):
+            for part in pieces(len(here), 4 * most):
                 at = here[part]
                 own = of.context(roots.region.take(roots.within[at]), torch.float64)
                 local = run.boxes.take(roots.within[at], torch.float64)

@@ -19,26 +19,23 @@ class RootBoxes:
 
     def __init__(self, cases: int) -> None:
         self.boxes: dict[str, Interval] = {}
-        self.cast: dict[torch.dtype, dict[str, Interval]] = {}
         self.methods = ["none"] * cases
 
     def put(self, cases: Tensor, boxes: Mapping[str, Interval], method: str) -> None:
         """The boxes of some cases [c]."""
         for name, box in boxes.items():
             assert box.lower.dtype == torch.float64
-            shape = (len(self.methods), *box.lower.shape[1:])
-            old = self.boxes.get(name)
-            if old is None:
-                old = Interval(
-                    torch.full(shape, -torch.inf, dtype=torch.float64), torch.full(shape, torch.inf).double()
-                )
-            self.boxes[name] = Interval(*(was.index_copy(0, cases, now) for was, now in zip(old, box, strict=True)))
-        self.cast.clear()
+            if name not in self.boxes:
+                lower = torch.full((len(self.methods), *box.lower.shape[1:]), -torch.inf, dtype=torch.float64)
+                self.boxes[name] = Interval(lower, -lower)
+            for kept, now in zip(self.boxes[name], box, strict=True):
+                kept[cases] = now
         for case in cases.tolist():
             self.methods[case] = method
 
     def take(self, cases: Tensor, dtype: torch.dtype) -> dict[str, Interval]:
         """Those of some cases, repeated as the index says, rounded outward when cast down."""
-        if dtype not in self.cast:
-            self.cast[dtype] = {name: Interval(*outward(*box, dtype)) for name, box in self.boxes.items()}
-        return {name: Interval(box.lower[cases], box.upper[cases]) for name, box in self.cast[dtype].items()}
+        taken = {name: Interval(box.lower[cases], box.upper[cases]) for name, box in self.boxes.items()}
+        if dtype == torch.float64:
+            return taken
+        return {name: Interval(*outward(*box, dtype)) for name, box in taken.items()}

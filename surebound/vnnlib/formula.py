@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from surebound.vnnlib.source import Atom, Expr, Form, Source, short
 
-MAX_CONJUNCTIONS = 100_000
+MAX_CONJUNCTIONS = 1_000_000
 MAX_CONSTRAINTS = 5_000_000
 MAX_LITERAL = 1000
 MAX_EXPONENT = 1000
