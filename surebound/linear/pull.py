@@ -177,7 +177,7 @@ def pull_conv_transpose2d(site: Site, values: Values, rows: LinearMap) -> Pulled
     dense = rows.dense()
     pulled = F.conv2d(dense.flatten(0, 1), weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
     pulled = pulled[:, :, : into[1], : into[2]]
-    added = None if bias is None else rows.dot(bias[None, None, :, None, None])
+    added = None if bias is None else rows.dot(bias.reshape(1, 1, -1, 1, 1))
     return [Dense(pulled.reshape(*rows.rows, *into))] + [None] * (len(values) - 1), added
 
 
