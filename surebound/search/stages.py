@@ -64,10 +64,10 @@ class Search:
         self.within = of.roots.within.numpy()
         by_inputs = (few_dimensions(of) & ~splits_neurons(of, forest))[self.within]
         self.engine_of = np.where(by_inputs, InputEngine.name, NeuronEngine.name).astype(object)
-        missing = gaps(run, atoms)
+        distances = gaps(run, atoms)
         roots = run.ledger.roots_open()
-        tighten_boxes(run, roots[far(of.roots, -atoms / missing)[roots] & ~by_inputs[roots]])
-        self.neurons = NeuronEngine(of, forest, run.boxes, missing, config.steps, config.rates, refreshes, clips)
+        tighten_boxes(run, roots[far(of.roots, -atoms / distances)[roots] & ~by_inputs[roots]])
+        self.neurons = NeuronEngine(of, forest, run.boxes, distances, config.steps, config.rates, refreshes, clips)
         self.inputs = InputEngine(of, forest, Left(of.graph.input.numel))
         self.engines: dict[str, Engine] = {InputEngine.name: self.inputs, NeuronEngine.name: self.neurons}
         self.collapses, self.dear = can_collapse(of.plan), cost(of.plan, of.output) > DEAR
