@@ -311,6 +311,89 @@ def test_a_network_of_lines_becomes_one_layer() -> None:
     same(network, found.graph, x)
 
 
+def lined(layers: list[nn.Module], lines: Tensor, even: bool) -> nn.Module:
+    """The layers with the neurons of module 1 grafted: channels [C] or single neurons [C, H, W]."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*layers)
+    shape = network[0](torch.zeros(1, 2, 9, 8)).shape[1:]
+    mask = lines.reshape(*lines.shape, *[1] * (3 - lines.dim())).expand(shape)
+    made = graft(network, {"1": mask.clone()})
+    part = made[1]
+    assert isinstance(part, GraftedReLU)
+    for value in (part.slope, part.intercept):
+        places = torch.rand(shape[0], 1, 1).expand(shape) if even else torch.rand(shape)
+        value.data.copy_(2 * places - 1)
+    return made.eval()
+
+
+HALF = torch.tensor([True, False] * 20)
+WINDOWS = [
+    {},
+    {"stride": (2, 1), "padding": (1, 2)},
+    {"dilation": (1, 2), "padding": 1},
+    {"stride": 3, "dilation": 2, "padding": 3},
+]
+
+
+@pytest.mark.parametrize("lines", [HALF, torch.ones(40, dtype=torch.bool)], ids=["half", "all"])
+@pytest.mark.parametrize("behind", [{}, {"stride": (1, 2)}, {"dilation": (2, 1)}], ids=str)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_lines_of_channels_between_convolutions_are_merged(window, behind, lines: Tensor) -> None:
+    """Two convolutions are one with a larger kernel where the first one's channels are lines."""
+    layers = [nn.Conv2d(2, 40, 3, **window), nn.ReLU(), nn.Conv2d(40, 3, 2, **behind), nn.Flatten()]
+    network = lined(layers, lines, even=True)
+    x = torch.rand(5, 2, 9, 8)
+    found = compress(trace(network, x))
+    same(network, found.graph, x)
+    assert not any(node.op == "graft" for node in found.graph)
+    assert widths(found.graph) == ([3] if bool(lines.all()) else [20, 3, 3])
+    assert found.steps[-1].parameters < found.steps[-3].parameters
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_lines_of_channels_in_front_of_a_linear_layer_are_merged_whatever_their_slopes(window) -> None:
+    probe = nn.Conv2d(2, 40, 3, **window)(torch.zeros(1, 2, 9, 8))
+    layers = [nn.Conv2d(2, 40, 3, **window), nn.ReLU(), nn.Flatten(), nn.Linear(probe.numel(), 3)]
+    single = torch.rand(probe.shape[1:]) < 0.5
+    network = lined(layers, single | HALF[:, None, None], even=False)
+    x = torch.rand(5, 2, 9, 8)
+    found = compress(trace(network, x))
+    same(network, found.graph, x)
+    (rest,) = (node for node in found.graph if node.op == "graft")
+    assert rest.shape[0] == 20, "channels with a neuron that is no line stay, with their lines"
+    assert widths(found.graph) == [20, 3, 3]
+
+
+@pytest.mark.parametrize("reason", ["padded", "uneven", "larger", "read twice"])
+def test_lines_of_convolutions_stay_where_no_smaller_convolution_is_equal(reason: str) -> None:
+    channels = 6 if reason == "larger" else 40
+    last = nn.Conv2d(channels, 40 if reason == "larger" else 3, 2, padding=int(reason == "padded"))
+    network: nn.Module = lined(
+        [nn.Conv2d(2, channels, 3), nn.ReLU(), last, nn.Flatten()],
+        torch.ones(channels, dtype=torch.bool),
+        even=reason != "uneven",
+    )
+    if reason == "read twice":
+        network = Twice(network).eval()
+    x = torch.rand(5, 2, 9, 8)
+    found = compress(trace(network, x))
+    same(network, found.graph, x)
+    assert any(node.op == "graft" for node in found.graph)
+
+
+class Twice(nn.Module):
+    """Reads the neurons of a sequence twice."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, graft, last, flat = self.network.children()
+        z = graft(first(x))
+        return flat(last(z)) + z.sum((1, 2, 3)).unsqueeze(1)
+
+
 def test_grafted_convolutions_keep_their_lines_for_the_channels_that_stay() -> None:
     x = torch.rand(3, 1, 8, 8)
     network, left = thinned(digits_cnn(0, (6, 8), 12), x)
