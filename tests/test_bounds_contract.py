@@ -18,6 +18,7 @@ from surebound.bounds.alpha import AlphaCrown, optimise
 from surebound.bounds.beta import Splits
 from surebound.bounds.climb import Rates
 from surebound.bounds.crown import BY_WALK, Context, Crown, Ibp, boxes_of, context, walked_lower
+from surebound.bounds.forward import Forward
 from surebound.bounds.ibp import intersect
 from surebound.bounds.memory import Memory, chunked, pieces
 from surebound.bounds.plan import plan
@@ -34,6 +35,8 @@ METHODS: dict[str, Method] = {
     "ibp": Ibp(),
     "crown-ibp": Crown("ibp"),
     "crown": Crown(),
+    "forward": Forward(),
+    "forward-backward": Forward(backward=True),
     "alpha-ibp": AlphaCrown(4, "ibp"),
     "alpha": AlphaCrown(4),
     "alpha-optimised": AlphaCrown(2, "optimised"),
@@ -48,7 +51,7 @@ each_method_and_net = pytest.mark.parametrize(
     [(m, n, REGIONS[(i + j) % 3]) for i, m in enumerate(METHODS) for j, n in enumerate(NETS)],
 )
 """Every method on every net, with the regions taking turns."""
-DIFFERENTIABLE = ("ibp", "crown-ibp", "crown", "alpha from given values")
+DIFFERENTIABLE = ("ibp", "crown-ibp", "crown", "forward", "forward-backward", "alpha from given values")
 
 
 @cache
@@ -974,6 +977,11 @@ def test_memory_counts_rows_and_pieces() -> None:
     assert Memory(6 * 10 * 8 * 7).rows(10, torch.float32) == 14
     assert Memory(1).rows(1000, torch.float64) == 1
     assert list(pieces(7, 3)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+
+
+def test_forms_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(OutOfMemory, match=r"forward bounds in 4 inputs hold .* GB .*; use crown, or more memory"):
+        Forward(memory=Memory(100)).bound(query_of("mlp", "box"))
 
 
 def test_work_that_does_not_fit_is_halved() -> None:

@@ -239,13 +239,17 @@ def test_bounds_get_tighter_from_method_to_method(tmp_path: Path, model: Path) -
         float(np.subtract(*forward([a, b]))) for a in np.linspace(-0.5, 0.5, 41) for b in np.linspace(-0.25, 0.75, 41)
     )
     lower = []
-    for method in (["ibp"], ["crown-ibp"], ["crown"], ["alpha-crown", "--steps", 50, "--intermediates", "optimised"]):
+    for method in (
+        *(["ibp"], ["crown-ibp"], ["crown"], ["forward"], ["forward-backward"]),
+        ["alpha-crown", "--steps", 50, "--intermediates", "optimised"],
+    ):
         result = run("bounds", model, spec, "--dtype", "float64", "--method", *method)
         assert json.loads(result.stdout)["method"] == method[0]
         lower.append(json.loads(result.stdout)["boxes"][0]["disjuncts"][0]["rows"][0]["lower"])
-    ibp, crown_ibp, crown, alpha = lower
+    ibp, crown_ibp, crown, forward_, both, alpha = lower
     assert crown_ibp <= crown < alpha <= minimum
     assert ibp < alpha
+    assert forward_ <= both <= alpha
 
 
 def test_a_bound_that_is_not_finite_is_null_and_refutes_nothing(tmp_path: Path) -> None:

@@ -159,6 +159,10 @@ def check(seed: int, made: Callable[[int], Graph] = network, timeout: float = 20
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("surebound.search.stages.FEW_DIMENSIONS", 10 if few == 0 else 0)
             patch.setattr("surebound.search.stages.CLIPPED", 64 if few == 1 else 0)
+            if seed % 2:  # from forward bounds, where inputs are split without walks
+                patch.setattr("surebound.search.crown_boxes.LARGE", 0)
+                patch.setattr("surebound.search.root_bounds.DEAR", -1 if few == 0 else 1 << 60)
+                patch.setattr("surebound.search.inputs.WORTH", -1)
             config = VerifyConfig(timeout=0.5 if attack == "none" else timeout, attack=attack)
             (outcome,) = verify(graph, [prop], config)
             if isinstance(outcome.verdict, Falsified):

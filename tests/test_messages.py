@@ -177,15 +177,6 @@ def test_options_of_bounds_that_do_not_go_together(files: Files, options: list[s
     assert message in result.stderr
 
 
-@pytest.mark.parametrize("method", ["forward", "forward-backward"])
-def test_methods_that_are_not_there_yet(files: Files, method: str) -> None:
-    result = run("bounds", *files, "--method", method)
-    found = json.loads(result.stdout)
-    assert (result.exit_code, found["verdict"]) == (3, "unsupported")
-    assert f"method '{method}' is not supported" in found["reason"]
-    assert "use ibp, crown-ibp, crown or alpha-crown" in result.stderr
-
-
 @pytest.mark.parametrize(
     "arguments",
     [["verify"], ["bounds", "a.onnx", "b.vnnlib"], ["bounds", "a", "b", "--method", "magic"], ["prove"], ["--no-such"]],

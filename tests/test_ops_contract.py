@@ -13,6 +13,8 @@ import torch
 from nets import result_shape
 from torch import Tensor
 
+from surebound.bounds.forward import Form, affine
+from surebound.bounds.plan import Step
 from surebound.graph.ir import Node, Site
 from surebound.linear.maps import Columns, Dense, LinearMap, Rows, merged
 from surebound.linear.pull import FAST, pull, transpose
@@ -891,6 +893,42 @@ def test_pulled_rows_give_the_same_numbers(sample: Sample, form: str) -> None:
     for a, x in zip(coefficients(maps, sample), points, strict=True):
         found = found + torch.einsum("gsm,gnm->gsn", a.reshape(*rows.rows, -1), x.reshape(G, 3, -1))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10 * (1 + scale_of(wanted)))
+
+
+@each(AFFINE)
+def test_forms_pass_affine_ops_by_the_signs_of_their_jacobian(sample: Sample) -> None:
+    """max(J, 0) L + min(J, 0) U below, max(J, 0) U + min(J, 0) L above, and the value at zero."""
+    site, op = sample.site, OPS[sample.op]
+    ends = [torch.randn(2, G, 4, *shape, dtype=torch.float64) for shape in sample.shapes]
+    exact = [torch.randn(G, 4, *shape, dtype=torch.float64) for shape in sample.shapes]
+    maps, added = transpose(site, op.forward, sample.values, identity_rows(site.node.numel, site.shape))
+    jacobian = [a.reshape(G, site.node.numel, -1) for a in coefficients(maps, sample)]
+    constant = torch.zeros(G, 1, site.node.numel, dtype=torch.float64) if added is None else added.unsqueeze(1)
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)[:, None] * constant
+
+    def through(part: Callable[[Tensor], Tensor], columns: list[Tensor]) -> Tensor:
+        flat = [c.reshape(G, 4, -1) for c in columns]
+        return torch.stack([c @ part(j).transpose(1, 2) for j, c in zip(jacobian, flat, strict=True)]).sum(0)
+
+    def rising(j: Tensor) -> Tensor:
+        return j.clamp(min=0)
+
+    def falling(j: Tensor) -> Tensor:
+        return j.clamp(max=0)
+
+    low, high = [end[0] for end in ends], [end[1] for end in ends]
+    cases = [
+        ([Form(a, b) for a, b in zip(low, high, strict=True)], (low, high)),
+        ([Form(a, a) for a in exact], (exact, exact)),
+    ]
+    for forms, (below, above) in cases:
+        found = affine(Step(site, op, sample.perturbed), sample.values, forms)
+        lower = through(rising, below) + through(falling, above) + last
+        upper = through(rising, above) + through(falling, below) + last
+        slack = 1e-10 * (1 + scale_of(lower, upper))
+        torch.testing.assert_close(found.lower.reshape(G, 4, -1), lower, rtol=0, atol=slack)
+        torch.testing.assert_close(found.upper.reshape(G, 4, -1), upper, rtol=0, atol=slack)
+        assert (found.lower is found.upper) == (below is above)
 
 
 @each([sample for sample in AFFINE if sample.op == "linear"])

@@ -90,17 +90,27 @@ def dense_minimum(graph: Graph, low: Tensor, high: Tensor, disjunct: Disjunct, c
 
 CONFIG = VerifyConfig(timeout=20.0, dtype=F64)
 
-HOW = ("inputs", "inputs, collapsed", "neurons", "clipped", "collapsed")
+
+def forward_first(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:
+    """Boxes by forward bounds in networks of any size, without walks where inputs are split."""
+    if on:
+        monkeypatch.setattr("surebound.search.crown_boxes.LARGE", 0)
+        monkeypatch.setattr("surebound.search.root_bounds.DEAR", -1)
+        monkeypatch.setattr("surebound.search.inputs.WORTH", -1)
+
+
+HOW = ("inputs", "inputs, collapsed", "inputs, forward", "neurons", "clipped", "collapsed", "forward")
 
 
 def search_by(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Split inputs or neurons; clipped: with clipped inputs; collapsed: on the collapsed instance from the second batch
-    on, whatever it costs.
+    on, whatever it costs; forward: from forward bounds, with walks where neurons are split.
     """
     monkeypatch.setattr("surebound.search.stages.FEW_DIMENSIONS", 10 if "inputs" in how else 0)
     monkeypatch.setattr("surebound.search.stages.CLIPPED", 64 if how == "clipped" else 0)
     monkeypatch.setattr("surebound.search.stages.MEDIUM", 1 if how == "collapsed" else 1 << 40)
     monkeypatch.setattr("surebound.search.collapse.CHEAPER", 1e9 if "collapsed" in how else 0)
+    forward_first(monkeypatch, "forward" in how)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "clip", "sigmoid", "tanh"])

@@ -56,6 +56,10 @@ class Context:
         return next(iter(self.regions.values())).groups
 
 
+Ahead = Callable[[Node, Interval, Mapping[str, Interval]], Interval]
+"""A node, its box [G, *shape] and the boxes of those before it -> a narrower box."""
+
+
 @dataclass(frozen=True)
 class Tighten:
     """A way to bound rows over an intermediate node.
@@ -228,11 +232,13 @@ def boxes_of(
     ctx: Context,
     known: Mapping[str, Interval],
     tighten: Sequence[Tighten],
+    ahead: Ahead | None = None,
 ) -> dict[str, Interval]:
     """Boxes of every perturbed node: interval arithmetic, tightened where a relaxation reads them.
 
     tighten: methods from cheap to dear, each for the neurons that those before left loose; none leaves interval
-    arithmetic (CROWN-IBP). known: established boxes, intersected before anything reads them.
+    arithmetic (CROWN-IBP). known: established boxes, intersected before anything reads them. ahead: narrows the box of
+    each computed node before all of that.
     """
     boxes: dict[str, Interval] = {}
     exact = all(isinstance(region, Box) for region in ctx.regions.values())
@@ -240,6 +246,8 @@ def boxes_of(
     def refine(node: Node, box: Interval) -> Interval:
         if node.name in known:
             box = intersect(box, known[node.name])
+        if ahead is not None:
+            box = ahead(node, box, boxes)
         if node.name not in ctx.plan.bounded:
             return box
         if exact and ctx.plan.one_affine_map(node.name):

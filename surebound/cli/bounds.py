@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from surebound.cli.options import Common, Machine
 from surebound.cli.output import SCHEMA, emit, explain, to_json
 from surebound.cli.progress import progress
-from surebound.errors import NotYet, UsageError
+from surebound.errors import UsageError
 from surebound.machine import peak_memory, time_limit
 
 if TYPE_CHECKING:
@@ -56,12 +56,7 @@ def run(job: Job) -> int:
 
 
 def check(job: Job) -> None:
-    """Raise UsageError for options that do not go together, NotYet for methods to come."""
-    if job.method in ("forward", "forward-backward"):
-        raise NotYet(
-            f"method '{job.method}' is not supported: no op has a rule for forward linear bounds yet; "
-            "use ibp, crown-ibp, crown or alpha-crown"
-        )
+    """Raise UsageError for options that do not go together."""
     if job.steps is not None and (job.method != "alpha-crown" or job.steps < 0):
         raise UsageError("--steps counts the optimisation steps of --method alpha-crown, 0 or more")
     allowed = {"crown": ("ibp", "crown"), "alpha-crown": ("ibp", "crown", "optimised")}.get(job.method, ())
@@ -74,11 +69,14 @@ def method_of(job: Job, machine: Machine) -> Method:
     """The bounding method that the options describe."""
     from surebound.bounds.alpha import AlphaCrown
     from surebound.bounds.crown import Crown, Ibp
+    from surebound.bounds.forward import Forward
     from surebound.bounds.memory import Memory
 
     memory = Memory(machine.memory)
     if job.method == "ibp":
         return Ibp()
+    if job.method in ("forward", "forward-backward"):
+        return Forward(job.method == "forward-backward", memory)
     if job.method == "crown-ibp":
         return Crown("ibp", memory)
     if job.method == "crown":

@@ -10,7 +10,7 @@ well: later layers then read them instead of the input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from surebound.bounds.crown import Context, unstable_of, widest
 from surebound.bounds.memory import chunked
 from surebound.bounds.plan import Plan, Step
+from surebound.bounds.query import nothing
 from surebound.bounds.walk import lines_at, lines_of, walk, zero
 from surebound.graph.check import check
 from surebound.graph.ir import FixedParameters, Graph, Node
@@ -120,18 +121,23 @@ def cost(plan: Plan, start: str) -> int:
             found += PER_NEURON * plan.graph[name].numel
         elif step.site.node.op == "conv2d":
             found += CONVOLVED * step.site.operands[1].numel * prod(step.site.shape[1:])
+        elif step.site.node.op == "conv_transpose2d":
+            found += CONVOLVED * step.site.operands[1].numel * prod(step.site.operands[0].shape[1:])
         elif step.site.node.op in ("linear", "matmul"):
             found += step.site.node.numel * step.site.operands[0].shape[-1]
     return found
 
 
-def collapse(of: Problem, case: int, boxes: Mapping[str, Interval], chosen: Kept) -> Collapsed:
+def collapse(
+    of: Problem, case: int, boxes: Mapping[str, Interval], chosen: Kept, alive: Callable[[], None] = nothing
+) -> Collapsed:
     """One case's network with its stable neurons composed, in float64.
 
     boxes: of this case, float64 [1, *shape] by operand. chosen: the neurons left, the unstable ones among them.
+    alive: as in `Query`.
     """
     region = of.roots.region.take(torch.tensor([case]))
-    ctx = of.context(region, torch.float64)
+    ctx = replace(of.context(region, torch.float64), alive=alive)
     steps = [step for step in of.plan.relaxed if step.site.node.name in chosen]
     lines = {step.site.node.name: stable_lines(ctx, step, boxes, chosen) for step in of.plan.relaxed}
     first = first_steps(of.plan)
@@ -172,6 +178,7 @@ def composed(
     shape = ctx.plan.graph[start].shape
 
     def part(piece: slice) -> tuple[dict[str, Tensor], Tensor]:
+        ctx.alive()
         rows = Rows(index[None, piece], torch.ones(1, len(index[piece]), dtype=torch.float64), shape)
         walked = walk(
             ctx.plan, ctx.values, start, rows, lambda name, at: lines_at(at, lines[name]), keep=frozenset(chosen)

@@ -6,6 +6,7 @@ neurons that are left.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -53,8 +54,9 @@ class CollapsedEngine:
 
     name = NeuronEngine.name
 
-    def __init__(self, engine: NeuronEngine, forest: Forest, case: int, kept: Kept) -> None:
-        self.collapsed = collapse(engine.problem, case, engine.boxes.take(torch.tensor([case]), torch.float64), kept)
+    def __init__(self, engine: NeuronEngine, forest: Forest, case: int, kept: Kept, alive: Callable[[], None]) -> None:
+        own = engine.boxes.take(torch.tensor([case]), torch.float64)
+        self.collapsed = collapse(engine.problem, case, own, kept, alive)
         small = RootBoxes(1)
         small.put(torch.tensor([0]), self.collapsed.boxes, engine.boxes.methods[case])
         view = SmallForest(forest, self.collapsed)
@@ -104,10 +106,10 @@ class CollapsedEngine:
 
 
 def collapsed_engine(
-    engine: NeuronEngine, forest: Forest, case: int, waiting: NDArray[np.int64]
+    engine: NeuronEngine, forest: Forest, case: int, waiting: NDArray[np.int64], alive: Callable[[], None]
 ) -> CollapsedEngine | None:
     """An engine for a case that does with less work than the given one, and takes over the case's waiting sub-problems;
-    None where there is none.
+    None where there is none. alive: as in `Query`.
     """
     boxes = engine.boxes.take(torch.tensor([case]), torch.float64)
     roots = np.flatnonzero(engine.problem.roots.within.numpy() == case)
@@ -115,6 +117,6 @@ def collapsed_engine(
     kept = best_kept(engine.problem, case, boxes, also)
     if kept is None:
         return None
-    smaller = CollapsedEngine(engine, forest, case, kept)
+    smaller = CollapsedEngine(engine, forest, case, kept, alive)
     smaller.adopt(engine, forest, waiting)
     return smaller

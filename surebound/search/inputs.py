@@ -6,12 +6,14 @@ most. Nothing is carried from parent to child.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surebound.bounds.crown import BY_WALK, boxes_of, caching_lines
+from surebound.bounds.crown import caching_lines
 from surebound.bounds.walk import walk
 from surebound.linear.maps import Dense, merged
 from surebound.ops.record import Interval
@@ -19,6 +21,7 @@ from surebound.regions import Box
 from surebound.search.branching.scores import input_scores
 from surebound.search.clipping import IMPOSSIBLE, Linear, clipped
 from surebound.search.collapse import best_kept, collapse
+from surebound.search.crown_boxes import WORTH, crown_boxes
 from surebound.search.engine import Bounded, Choice, confirmed
 from surebound.search.mixing import best_weights, combined
 from surebound.search.problem import Problem
@@ -53,13 +56,15 @@ class InputEngine:
     def __init__(self, problem: Problem, forest: Forest, left: Left) -> None:
         self.problem, self.forest, self.left = problem, forest, left
 
-    def collapsed(self, case: int, boxes: RootBoxes) -> InputEngine | None:
-        """The engine on the collapsed instance of a case, from its boxes; None where that is not cheaper."""
+    def collapsed(self, case: int, boxes: RootBoxes, alive: Callable[[], None]) -> InputEngine | None:
+        """The engine on the collapsed instance of a case, from its boxes; None where that is not cheaper. alive: as in
+        `Query`.
+        """
         own = boxes.take(torch.tensor([case]), torch.float64)
         kept = best_kept(self.problem, case, own, {})
         if kept is None:
             return None
-        return InputEngine(collapse(self.problem, case, own, kept).problem, self.forest, self.left)
+        return InputEngine(collapse(self.problem, case, own, kept, alive).problem, self.forest, self.left)
 
     @property
     def slots(self) -> Slots:
@@ -97,7 +102,7 @@ class InputEngine:
         """Linear lower bounds of every atom over boxes [N, n]."""
         problem, shape = self.problem, (-1, *self.problem.graph.input.shape)
         ctx = problem.context(Box(lower.reshape(shape), upper.reshape(shape)), lower.dtype)
-        boxes = boxes_of(ctx, {}, (BY_WALK,))
+        boxes = crown_boxes(ctx, WORTH)
         rows = Dense(problem.spec(root, lower.dtype))
         walked = walk(ctx.plan, ctx.values, problem.output, rows, caching_lines(ctx, boxes))
         constant = walked.constant - problem.roots.threshold[root].to(lower.dtype)

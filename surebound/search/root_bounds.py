@@ -14,12 +14,13 @@ from torch import Tensor
 
 from surebound.bounds.alpha import AlphaCrown, held, optimise
 from surebound.bounds.climb import Rates
-from surebound.bounds.crown import BY_WALK, Context, Tighten, boxes_of, live_of, walked_lower
+from surebound.bounds.crown import Context, Tighten, boxes_of, live_of, walked_lower
 from surebound.bounds.memory import pieces
 from surebound.errors import OutOfMemory, OutOfTime
 from surebound.linear.maps import Dense, LinearMap
 from surebound.ops.record import Interval
 from surebound.regions.box import outward
+from surebound.search.crown_boxes import DEAR, crown_boxes
 from surebound.search.engine import confirmed
 from surebound.search.ledger import Ledger
 from surebound.search.problem import Problem
@@ -66,7 +67,7 @@ def bound_roots(run: Run) -> Tensor:
         with torch.no_grad(), ledger.charge("bound", here.numpy(), "crown"):
             ctx = replace(of.context(roots.region.take(cases), torch.float64), alive=alarm(ledger, here.numpy()))
             try:
-                boxes = boxes_of(ctx, {}, (BY_WALK,))
+                boxes = crown_boxes(ctx, DEAR)
             except OutOfTime as error:
                 ledger.end(here.numpy(), Unknown(str(error), "timeout"))
                 boxes = boxes_of(ctx, {}, ())

@@ -6,29 +6,29 @@ Choices depend on counts and bounds, never on the clock.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surebound.errors import OutOfTime
 from surebound.linear.maps import merged
 from surebound.regions import Box
 from surebound.search.attack import attack, try_points
 from surebound.search.collapse import can_collapse, cost
 from surebound.search.collapsed import collapsed_engine
+from surebound.search.crown_boxes import FEW_DIMENSIONS
 from surebound.search.engine import Engine
 from surebound.search.inputs import InputEngine, Left
 from surebound.search.neurons import NeuronEngine
 from surebound.search.pool import Pool
 from surebound.search.problem import Problem
-from surebound.search.root_bounds import gaps, tighten_boxes
+from surebound.search.root_bounds import alarm, gaps, tighten_boxes
 from surebound.search.roots import Roots
 from surebound.search.run import Run
 from surebound.search.tree import Forest
-
-FEW_DIMENSIONS = 10
-"""Boxes with at most this many non-degenerate dimensions are split on the input."""
 
 REFRESH = 300
 """Networks with at most this many neurons get new intermediate boxes in every sub-problem."""
@@ -105,17 +105,16 @@ class Search:
         return roots[due[ledger.prop_of[roots]]]
 
     def collapse_cases(self, roots: NDArray[np.int64], waiting: NDArray[np.int64]) -> None:
-        """Give the cases of some roots engines of their own, where these are cheaper."""
+        """Give the cases of some roots engines of their own, where these are cheaper and time suffices to make them."""
         for case in np.unique(self.within[roots]).tolist() if self.collapses else []:
             here = roots[self.within[roots] == case]
-            with torch.no_grad(), self.run.ledger.charge("bound", here):
+            alive, smaller = alarm(self.run.ledger, here), None
+            with torch.no_grad(), self.run.ledger.charge("bound", here), suppress(OutOfTime):
                 if self.engine_of[here[0]] == InputEngine.name:
-                    smaller = self.inputs.collapsed(case, self.run.boxes)
+                    smaller = self.inputs.collapsed(case, self.run.boxes, alive)
                 elif not self.neurons.clips:
                     theirs = waiting[self.within[self.forest["root"][waiting]] == case]
-                    smaller = collapsed_engine(self.neurons, self.forest, case, theirs)
-                else:
-                    smaller = None
+                    smaller = collapsed_engine(self.neurons, self.forest, case, theirs, alive)
                 if smaller is not None:
                     name = f"{smaller.name}, case {case}"
                     self.engines[name], self.engine_of[self.within == case] = smaller, name
