@@ -1345,6 +1345,13 @@ MUTATIONS = (
         ("test_ops_contract.py", "forms_pass"),
     ),
     Mutation(
+        "what is added is taken away again",
+        "bounds/forward.py",
+        '"add": (0, 1), "sub": (0, 1)}',
+        '"add": (0, 1)}',
+        ("test_ops_contract.py", "no_digits or forms_pass"),
+    ),
+    Mutation(
         "functions that cross count as ordered",
         "bounds/forward.py",
         " - half_width([part.clamp(max=0).neg() for part in flat])",

@@ -931,6 +931,27 @@ def test_forms_pass_affine_ops_by_the_signs_of_their_jacobian(sample: Sample) ->
         assert (found.lower is found.upper) == (below is above)
 
 
+ADDED = {"linear": (2,), "conv2d": (2,), "conv_transpose2d": (2,), "batch_norm": (2, 3), "add": (0, 1), "sub": (0, 1)}
+"""Operands that are only added."""
+
+
+@each([sample for sample in AFFINE if sample.op in ADDED and len(sample.shapes) == 1])
+def test_what_is_added_costs_forms_no_digits(sample: Sample) -> None:
+    """Columns of an op that adds much are those of the op that adds nothing."""
+    offsets = ADDED[sample.op]
+    columns = torch.randn(2, G, 4, *sample.shapes[0], dtype=torch.float64)
+    columns[:, :, -1] = 0
+    found = []
+    for size in (0.0, 1e12):
+        values = [
+            torch.full_like(v, size) if v is not None and place in offsets else v
+            for place, v in enumerate(sample.values)
+        ]
+        form = affine(Step(sample.site, OPS[sample.op], sample.perturbed), values, [Form(*columns)])
+        found.append(torch.stack(form)[:, :, :-1])
+    assert torch.equal(*found)
+
+
 @each([sample for sample in AFFINE if sample.op == "linear"])
 @each_form
 def test_entries_that_are_zero_may_be_left_out(sample: Sample, form: str) -> None:

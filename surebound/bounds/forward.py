@@ -41,6 +41,11 @@ RISING = frozenset(
 )
 """Affine ops that fall with none of their operands: |J| = J."""
 
+OFFSETS = {"linear": (2,), "conv2d": (2,), "conv_transpose2d": (2,), "batch_norm": (2, 3), "add": (0, 1), "sub": (0, 1)}
+"""Operands that are only added, by op; J is the op without them. Of ops that are not here J is the op less its value at
+zero, which would cost coefficients their digits where much is added.
+"""
+
 WEIGHTED = frozenset({"linear", "conv2d", "conv_transpose2d"})
 """Ops of (value, weight, bias): |J| is J of |weight|."""
 
@@ -176,16 +181,11 @@ def affine(step: Step, fixed: Sequence[Tensor | None], forms: Sequence[Form]) ->
 def straight(step: Step, fixed: Sequence[Tensor | None], columns: Sequence[Tensor]) -> Tensor:
     """J of columns [G, K + 1, *shape], and on the last one the value at zero."""
     lead = columns[0].shape[:2]
+    constant = step.op.forward(step.site, *filled(fixed, [torch.zeros_like(part[:, 0]) for part in columns]))
     flat = [column.flatten(0, 1) for column in columns]
-    if step.site.node.op in WEIGHTED:
-        zero = torch.zeros_like(columns[0][:, 0])
-        constant = step.op.forward(step.site, zero, *fixed[1:])
-        found = step.op.forward(step.site, flat[0], fixed[1]).unflatten(0, lead)
-    else:
-        around = spread_out(step, fixed, lead)
-        zeros = [torch.zeros_like(part[:, 0]) for part in columns]
-        constant = step.op.forward(step.site, *filled(fixed, zeros))
-        found = step.op.forward(step.site, *filled(around, flat)).unflatten(0, lead) - constant.unsqueeze(1)
+    found = step.op.forward(step.site, *filled(per_column(step, fixed, lead), flat)).unflatten(0, lead)
+    if step.site.node.op not in OFFSETS:
+        found = found - constant.unsqueeze(1)
     return torch.cat([found[:, :-1], (found[:, -1] + constant).unsqueeze(1)], 1)
 
 
@@ -198,7 +198,7 @@ def spread(step: Step, fixed: Sequence[Tensor | None], columns: Sequence[Tensor]
         weight = fixed[1]
         assert weight is not None
         return step.op.forward(step.site, columns[0].flatten(0, 1), weight.abs()).unflatten(0, lead)
-    around = spread_out(step, fixed, lead)
+    around = per_column(step, fixed, lead)
 
     def half_width(parts: Sequence[Tensor]) -> Tensor:
         boxes = [Interval(-part, part) for part in parts]
@@ -210,12 +210,15 @@ def spread(step: Step, fixed: Sequence[Tensor | None], columns: Sequence[Tensor]
     return half_width([part.clamp(min=0) for part in flat]) - half_width([part.clamp(max=0).neg() for part in flat])
 
 
-def spread_out(step: Step, fixed: Sequence[Tensor | None], lead: tuple[int, ...]) -> list[Tensor | None]:
-    """Values of fixed operands, those of each group repeated for its columns."""
-    return [
-        value.repeat_interleave(lead[1], 0) if value is not None and node.batched and value.shape[0] > 1 else value
-        for value, node in zip(fixed, step.site.operands, strict=True)
-    ]
+def per_column(step: Step, fixed: Sequence[Tensor | None], lead: tuple[int, ...]) -> list[Tensor | None]:
+    """Values of fixed operands for columns [G (K + 1), *shape]: those of each group repeated, offsets zero."""
+    offsets = OFFSETS.get(step.site.node.op, ())
+    found: list[Tensor | None] = []
+    for place, (value, node) in enumerate(zip(fixed, step.site.operands, strict=True)):
+        if value is not None and node.batched and value.shape[0] > 1:
+            value = value.repeat_interleave(lead[1], 0)
+        found.append(torch.zeros_like(value) if value is not None and place in offsets else value)
+    return found
 
 
 def filled(values: Sequence[T | None], parts: Iterable[T]) -> list[T]:
