@@ -35,11 +35,11 @@ METHODS: dict[str, Method] = {
     "ibp": Ibp(),
     "crown-ibp": Crown("ibp"),
     "crown": Crown(),
-    "forward": Forward(),
-    "forward-backward": Forward(backward=True),
     "alpha-ibp": AlphaCrown(4, "ibp"),
     "alpha": AlphaCrown(4),
     "alpha-optimised": AlphaCrown(2, "optimised"),
+    "forward": Forward(),
+    "forward-backward": Forward(backward=True),
 }
 REGIONS = ("box", "l2", "l1")
 each_method = pytest.mark.parametrize("method", METHODS)

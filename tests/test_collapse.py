@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from surebound.bounds.crown import BY_WALK, boxes_of, walked_lower
 from surebound.bounds.memory import Memory
+from surebound.bounds.query import nothing
 from surebound.graph.ir import Graph
 from surebound.graph.prepare import prepare
 from surebound.linear.maps import Dense
@@ -104,7 +105,7 @@ def test_input_splits_go_on_with_the_network_of_their_case(name: str, monkeypatc
     root_boxes.put(torch.arange(2), boxes, "crown, float64")
     engine = InputEngine(of, Forest([*of.plan.operands, of.input]), Left(of.graph.input.numel))
     for case in range(2):
-        smaller = engine.collapsed(case, root_boxes)
+        smaller = engine.collapsed(case, root_boxes, nothing)
         assert smaller is not None and smaller.left is engine.left and smaller.problem.neurons < of.neurons
         x = of.roots.region.take(torch.tensor([case])).sample(200, torch.Generator().manual_seed(0))[0]
         assert torch.allclose(smaller.problem.network(x), of.network(x), rtol=1e-9, atol=1e-9)
