@@ -1352,6 +1352,13 @@ MUTATIONS = (
         ("test_ops_contract.py", "no_digits or forms_pass"),
     ),
     Mutation(
+        "what overflowed counts as a bound",
+        "bounds/forward.py",
+        "return torch.where(torch.isfinite(found), found, -torch.inf)",
+        "return found",
+        ("test_bounds_contract.py", "overflow_is_no_bound"),
+    ),
+    Mutation(
         "functions that cross count as ordered",
         "bounds/forward.py",
         " - half_width([part.clamp(max=0).neg() for part in flat])",

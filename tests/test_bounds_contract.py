@@ -981,6 +981,40 @@ def test_memory_counts_rows_and_pieces() -> None:
     assert list(pieces(7, 3)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
 
 
+@pytest.mark.parametrize("still", [1e300, 1e308, 1.7e308, 5e-324])
+def test_forms_of_numbers_at_the_ends_of_their_range(still: float) -> None:
+    """An input that stands still at a huge or tiny number, and is scaled to 1e8 or more behind."""
+    b = Builder(0)
+    x = b.input(2)
+    scale = min(1e8 / still, 1e300)
+    z = b.op("linear", x, b.param(torch.tensor([[scale, 1.0], [scale, -1.0]], dtype=torch.float64)))
+    graph = b.graph(b.op("relu", z))
+    ends = (torch.tensor([[still, end]], dtype=torch.float64) for end in (-1.0, 1.0))
+    params = graph.values(torch.float64)
+    region = Box(*ends)
+    values = evaluate(graph, params, region.sample(50)[0])[graph.output.name]
+    for sign in (1, -1):
+        spec = sign * torch.eye(2, dtype=torch.float64)[None]
+        lower = Forward().bound(Query(graph, params, {"x": region}, spec)).lower[0]
+        assert (lower <= (sign * values).amin(0) + 1e-9 * values.abs().amax()).all()
+        assert not torch.isnan(lower).any()
+
+
+def test_an_overflow_is_no_bound() -> None:
+    """Two terms of 1e308 whose sum is too large for a number, of which one is taken away again."""
+    b = Builder(0)
+    x = b.input(1)
+    y = b.op("relu", b.op("linear", x, b.param(torch.full((2, 1), 1e308, dtype=torch.float64))))
+    row = b.param(torch.tensor([[1.0, 1.0], [1.0, -0.5]], dtype=torch.float64))
+    graph = b.graph(b.op("linear", y, row))
+    region = Box(torch.tensor([[0.9]], dtype=torch.float64), torch.tensor([[1.1]], dtype=torch.float64))
+    found = Forward().bound(
+        Query(graph, graph.values(torch.float64), {"x": region}, torch.eye(2, dtype=torch.float64)[None])
+    )
+    assert found.lower[0, 0] == -torch.inf
+    assert found.lower[0, 1] <= 0.45e308
+
+
 def test_forms_that_do_not_fit_are_refused() -> None:
     with pytest.raises(OutOfMemory, match=r"forward bounds in 4 inputs hold .* GB .*; use crown, or more memory"):
         Forward(memory=Memory(100)).bound(query_of("mlp", "box"))

@@ -99,12 +99,12 @@ class Forms:
         return Form(columns, columns)
 
     def least(self, columns: Tensor) -> Tensor:
-        """The least values [G, n] of linear functions [G, K + 1, n] over the regions."""
+        """The least values [G, n] of linear functions [G, K + 1, n] over the regions; -inf where any number overflowed."""
         found = columns[:, -1]
         for root in self.around.values():
             own = columns[:, root.begin : root.begin + len(root.moving)]
             found = found + root.region.minimise(Dense(own.transpose(1, 2).contiguous()))
-        return found
+        return torch.where(torch.isfinite(found), found, -torch.inf)
 
     def box(self, form: Form) -> Interval:
         """The box [G, *shape] of a value."""
@@ -157,7 +157,8 @@ def around_of(ctx: Context) -> tuple[dict[str, Around], int]:
             ends = (merged(end - centre, 1) for end in (region.lower, region.upper))
             around: Region = LpBall(torch.zeros_like(merged(centre, 1)), region.radius, region.p, *ends)
         else:
-            centre, at = (region.lower + region.upper) / 2, moving(region)
+            middle = region.lower / 2 + region.upper / 2
+            centre, at = torch.where(region.lower == region.upper, region.lower, middle), moving(region)
             ends = (merged(end - centre, 1)[:, at] for end in (region.lower, region.upper))
             around = Box(*ends)
         found[name] = Around(at, begin, centre, around)
