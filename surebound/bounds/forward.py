@@ -99,7 +99,7 @@ class Forms:
         return Form(columns, columns)
 
     def least(self, columns: Tensor) -> Tensor:
-        """The least values [G, n] of linear functions [G, K + 1, n] over the regions; -inf where any number overflowed."""
+        """The least values [G, n] of linear functions [G, K + 1, n] over the regions, -inf where numbers overflowed."""
         found = columns[:, -1]
         for root in self.around.values():
             own = columns[:, root.begin : root.begin + len(root.moving)]
