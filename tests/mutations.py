@@ -1352,6 +1352,13 @@ MUTATIONS = (
         ("test_ops_contract.py", "no_digits or forms_pass"),
     ),
     Mutation(
+        "a user's intervals count as exact",
+        "bounds/forward.py",
+        "known = step.op is OPS.get(node.op) or ",
+        "known = True or ",
+        ("test_bounds_contract.py", "trust_no_interval"),
+    ),
+    Mutation(
         "what overflowed counts as a bound",
         "bounds/forward.py",
         "return torch.where(torch.isfinite(found), found, -torch.inf)",

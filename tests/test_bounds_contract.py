@@ -25,10 +25,10 @@ from surebound.bounds.plan import plan
 from surebound.bounds.query import Bounds, Method, Query
 from surebound.bounds.work import Target, Work
 from surebound.errors import OutOfMemory, SureboundError, UnsupportedOp
-from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
+from surebound.graph.ir import FixedParameters, Graph, Node, Site, evaluate
 from surebound.linear.maps import Dense
 from surebound.ops import OPS
-from surebound.ops.record import Interval
+from surebound.ops.record import Interval, Op, always
 from surebound.regions import Box, LpBall, Region
 
 METHODS: dict[str, Method] = {
@@ -998,6 +998,27 @@ def test_forms_of_numbers_at_the_ends_of_their_range(still: float) -> None:
         lower = Forward().bound(Query(graph, params, {"x": region}, spec)).lower[0]
         assert (lower <= (sign * values).amin(0) + 1e-9 * values.abs().amax()).all()
         assert not torch.isnan(lower).any()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_forms_trust_no_interval_of_a_users_own_op(backward: bool) -> None:
+    """A difference that the network keeps above zero, as its interval knows: no measure of its Jacobian."""
+
+    def gap(site: Site, m: Interval, x: Interval) -> Interval:
+        return Interval((m.lower - x.upper).clamp(min=0), (m.upper - x.lower).clamp(min=0))
+
+    own = Op(lambda site, m, x: m - x, always, gap)
+    for seed in range(20):
+        b = Builder(seed)
+        x = b.input(3)
+        h, k = (b.op("relu", b.linear(x, 3)) for _ in range(2))
+        graph = replace(b.graph(b.op("sub", b.op("add", h, k), h)), ops=OPS | {"sub": own})
+        params = graph.values(torch.float64)
+        query = Query(graph, params, {graph.input.name: region("box", (3,))}, spec_of(graph))
+        points = query.regions[graph.input.name].sample(300)
+        y = evaluate(graph, params, points.flatten(0, 1))[graph.output.name].unflatten(0, points.shape[:2])
+        values = torch.einsum("gsm,gnm->gns", query.spec.expand(len(y), -1, -1), y)
+        assert (Forward(backward).bound(query).lower <= values.amin(1) + 1e-9).all(), seed
 
 
 def test_an_overflow_is_no_bound() -> None:

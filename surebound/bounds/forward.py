@@ -28,6 +28,7 @@ from surebound.bounds.walk import fixed_operands, lines_of
 from surebound.errors import OutOfMemory
 from surebound.graph.ir import Node
 from surebound.linear.maps import Dense, LinearMap, merged
+from surebound.ops import OPS
 from surebound.ops.record import Interval, Lines
 from surebound.regions import Box, LpBall, Region
 
@@ -123,7 +124,9 @@ class Forms:
         step = self.ctx.plan.steps[node.name]
         fixed = fixed_operands(step, self.ctx.values)
         if step.affine:
-            form = affine(step, fixed, [self.made[n] for f, n in zip(fixed, node.inputs, strict=True) if f is None])
+            forms = [self.made[n] for f, n in zip(fixed, node.inputs, strict=True) if f is None]
+            known = step.op is OPS.get(node.op) or all(form.lower is form.upper for form in forms)
+            form = affine(step, fixed, forms) if known else still(box, self.inputs)
         else:
             operand = node.inputs[0]
             form = bent(lines_of(step, self.ctx.values, boxes[operand], None), self.made[operand])
@@ -209,6 +212,15 @@ def spread(step: Step, fixed: Sequence[Tensor | None], columns: Sequence[Tensor]
 
     flat = [column.flatten(0, 1) for column in columns]
     return half_width([part.clamp(min=0) for part in flat]) - half_width([part.clamp(max=0).neg() for part in flat])
+
+
+def still(box: Interval, inputs: int) -> Form:
+    """The ends of a box [G, *shape] as functions of nothing: for ops of a user's own, whose intervals may be wider than
+    |J| says.
+    """
+    ends = (end.unsqueeze(1) for end in box)
+    lower, upper = (torch.cat([end.new_zeros(1).expand(end.shape[0], inputs, *end.shape[2:]), end], 1) for end in ends)
+    return Form(lower, upper)
 
 
 def per_column(step: Step, fixed: Sequence[Tensor | None], lead: tuple[int, ...]) -> list[Tensor | None]:
