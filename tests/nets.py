@@ -262,11 +262,12 @@ def scalar(seed: int = 0) -> Graph:
 
 
 def curved(seed: int = 0) -> Graph:
-    """One neuron, or two, of each smooth function; a transposed convolution."""
+    """One neuron, or two, of each smooth function and of two that jump; a transposed convolution."""
     b = Builder(seed)
     x = b.linear(b.input(4), 6)
     above = b.op("add", b.op("square", b.linear(x, 3)), b.param(torch.tensor(0.3, dtype=torch.float64)))
     parts = [b.op(op, b.linear(x, 2, bias=False)) for op in ("erf", "exp", "softplus", "elu", "sin", "cos")]
+    parts += [b.op(op, b.linear(x, 2, bias=False)) for op in ("atan", "sign", "floor", "ceil", "round")]
     parts += [b.op(op, above) for op in ("log", "sqrt", "reciprocal")]
     wide = b.op("reshape", b.linear(b.op("concat", *parts, axis=0), 4), shape=(1, 2, 2))
     attrs = {"stride": (1, 1), "padding": (0, 0), "output_padding": (0, 0), "dilation": (1, 1), "groups": 1}

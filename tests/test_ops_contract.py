@@ -22,6 +22,7 @@ from surebound.ops import OPS
 from surebound.ops.curved import CURVED
 from surebound.ops.periodic import PERIODIC
 from surebound.ops.record import Frame, Interval, Relaxation
+from surebound.ops.steps import STEPS
 from surebound.regions import Box
 
 G = 3
@@ -287,7 +288,7 @@ SAMPLES: list[Sample] = [
     Sample("tanh", (X,)),
     *(
         Sample(op, (X,))
-        for op in ("erf", "exp", "log", "sqrt", "square", "reciprocal", "softplus", "elu", "sin", "cos")
+        for op in ("erf", "exp", "log", "sqrt", "square", "reciprocal", "softplus", "elu", "sin", "cos", "atan", *STEPS)
     ),
     Sample("factors", (moving(2, 2, 3),)),
     Sample("factors", (moving(2),)),
@@ -311,7 +312,7 @@ SAMPLES: list[Sample] = [
 AFFINE = [sample for sample in SAMPLES if sample.affine]
 TOGETHER = [sample for sample in SAMPLES if sample.relaxed and sample.relaxation.together]
 RELAXED = [sample for sample in SAMPLES if sample.relaxed and sample not in TOGETHER]
-SMOOTH = [sample for sample in RELAXED if sample.op in ("sigmoid", "tanh", "erf")]
+SMOOTH = [sample for sample in RELAXED if sample.op in ("sigmoid", "tanh", "erf", "atan")]
 BENT = {*(sample.op for sample in SMOOTH), *CURVED, *PERIODIC}
 MERGING = ("max_merge", "product")
 """Ops with an operand that is computed from the others."""
@@ -567,6 +568,10 @@ def grid(sample: Sample, box: Interval, count: int = 81) -> Tensor:
     ]
     if sample.op in PERIODIC:  # where the slope is zero
         special += [(torch.ceil(low / (math.pi / 2)) + step) * math.pi / 2 for step in range(5)]
+    if sample.op in STEPS:  # both sides of jumps near either end
+        near = (low, high, torch.zeros_like(low))
+        jumps = [torch.floor(end * 2) / 2 + step / 2 for end in near for step in range(-2, 3)]
+        special += [*jumps, *(jump.nextafter(torch.full_like(jump, side)) for jump in jumps for side in (-INF, INF))]
     points = torch.cat([low + share * (high - low), low, high, *special], 1)
     return torch.minimum(torch.maximum(points, low), high)
 

@@ -190,6 +190,9 @@ VECTOR_OPS = {
     "clamps": lambda m, x: x.clamp(-1, 1) + x.clamp_min(0.5) + x.clamp(max=1) + x.clamp(m.shift, m.shift + 1),
     "steps": lambda m, x: F.relu6(x) + F.hardtanh(x, -2, 2) + F.hardsigmoid(x) + F.hardswish(x) + F.leaky_relu(x, 0.2),
     "thresholds": lambda m, x: F.threshold(x, 0.5, 0.5) + F.threshold(x, 0, 0),
+    "jumps": lambda m, x: x.sign() + (2 * x).floor() + (3 * x).ceil() + torch.round(4 * x),
+    "elus": lambda m, x: F.elu(x, 0.6) + F.selu(x) + F.celu(x, 0.7) + x.atan(),
+    "log softmax": lambda m, x: F.log_softmax(x, 1) + x.log_softmax(-1) + x.amax(1, True),
     "curves": lambda m, x: torch.sigmoid(x) + x.tanh() + F.silu(x),
     "broadcasts": lambda m, x: x[:, None] + m.w + x[:, :, None] * m.w[None] + m.w[:1],
     "expanded": lambda m, x: (

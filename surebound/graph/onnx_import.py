@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, inliner, numpy_helper
+from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 from onnx.reference import ReferenceEvaluator
 
@@ -26,7 +26,7 @@ from surebound.graph.check import check
 from surebound.graph.ir import FixedParameters, Graph, Node
 from surebound.graph.onnx_builder import Array, Builder, Call, Step
 from surebound.graph.onnx_gate import compared
-from surebound.graph.onnx_ops import RULES
+from surebound.graph.onnx_ops import DEFINED, RULES
 from surebound.ops.record import Op
 
 OLDEST_OPSET = 7
@@ -103,7 +103,17 @@ def read_model(path: Path) -> ModelFile:
         data = with_external_data(model, source)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    return ModelFile(source.name, str(source), data, model)
+    return ModelFile(source.name, str(source), data, without_defined(model))
+
+
+def without_defined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the standard's definitions in the place of `DEFINED` ops; the inliner asks for the types of values."""
+    if not any(node.op_type in DEFINED for node in model.graph.node):
+        return model
+    typed = shape_inference.infer_shapes(model)
+    weights = (helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in typed.graph.initializer)
+    typed.graph.value_info.extend(weights)
+    return inliner.inline_selected_functions(typed, [("", op) for op in DEFINED], inline_schema_functions=True)
 
 
 def with_external_data(model: onnx.ModelProto, source: Path) -> bytes:

@@ -26,6 +26,8 @@ from surebound.graph.onnx_windows import (
 
 Rule = Callable[[Step], "Node | list[Node]"]
 LARGEST = float(np.finfo(np.float32).max)
+SELU = 1.67326319217681884765625, 1.05070102214813232421875
+"""alpha and gamma, as the standard rounds them."""
 
 
 def axis_of(step: Step, axis: int, rank: int) -> int:
@@ -234,10 +236,30 @@ def softmax(step: Step) -> Node:
 
 
 def elu(step: Step) -> Node:
-    """Convex for alpha 1, and with a rule only there."""
-    if step.number("alpha", 1.0) != 1.0:
-        raise step.refuse("only alpha = 1 has a rule")
-    return step.emit("elu", (step.node(0),))
+    """Of the elu with alpha = 1, which is convex, and relu."""
+    return elu_of(step, step.node(0), step.number("alpha", 1.0))
+
+
+def elu_of(step: Step, x: Node, alpha: float) -> Node:
+    """The elu with alpha is alpha elu(x) + (1 - alpha) relu(x)."""
+    result = step.emit("elu", (x,))
+    if alpha == 1:
+        return result
+    rest = step.emit("mul", (step.emit("relu", (x,)), scalar(step, 1 - alpha, ".rest")))
+    return step.emit("add", (step.emit("mul", (result, scalar(step, alpha, ".alpha"))), rest))
+
+
+def selu(step: Step) -> Node:
+    """gamma times an elu."""
+    inner = elu_of(step, step.node(0), step.number("alpha", SELU[0]))
+    return step.emit("mul", (inner, scalar(step, step.number("gamma", SELU[1]), ".gamma")))
+
+
+def celu(step: Step) -> Node:
+    """alpha elu(x / alpha)."""
+    alpha = step.number("alpha", 1.0)
+    inner = step.emit("elu", (step.emit("mul", (step.node(0), scalar(step, 1 / alpha, ".inverse"))),))
+    return step.emit("mul", (inner, scalar(step, alpha, ".alpha")))
 
 
 def where(step: Step) -> Node:
@@ -376,6 +398,15 @@ def concat(step: Step) -> Node:
     return nodes[0] if len(nodes) == 1 else step.emit("concat", nodes, axis=axis)
 
 
+def tile(step: Step) -> Node:
+    """Copies one after the other along each axis."""
+    x, repeats = step.node(0), step.constant(1)
+    for axis, count in enumerate(repeats.tolist()):
+        if count != 1:
+            x = step.emit("concat", (x,) * count, axis=axis)
+    return x
+
+
 def cut(step: Step, x: Node, axis: int, start: int, stop: int, stride: int = 1) -> Node:
     """Part of one axis; x itself for the whole axis."""
     if (start, stop, stride) == (0, x.shape[axis], 1):
@@ -502,9 +533,12 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "Abs": absolute,
         "Add": binary("add"),
+        "Atan": unary("atan"),
         "AveragePool": average_pool,
         "BatchNormalization": batch_norm,
         "Cast": cast,
+        "Ceil": unary("ceil"),
+        "Celu": celu,
         "Clip": clip,
         "Concat": concat,
         "Conv": conv,
@@ -517,6 +551,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Exp": unary("exp"),
         "Expand": expand,
         "Flatten": flatten,
+        "Floor": unary("floor"),
         "Gather": gather,
         "Gemm": gemm,
         "GlobalAveragePool": global_average_pool,
@@ -544,7 +579,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Relu": unary("relu"),
         "Reshape": reshape,
         "Resize": resize,
+        "Round": unary("round"),
+        "Selu": selu,
         "Sigmoid": unary("sigmoid"),
+        "Sign": unary("sign"),
         "Sin": unary("sin"),
         "Slice": slices,
         "Softmax": softmax,
@@ -555,6 +593,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Sub": binary("sub"),
         "Sum": folded("add"),
         "Tanh": unary("tanh"),
+        "Tile": tile,
         "Transpose": transpose,
         "Unsqueeze": unsqueeze,
         "Upsample": resize,
@@ -562,3 +601,12 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     }
 )
 """Rules by ONNX op. Ops on constants need none: they are folded before."""
+
+DEFINED = frozenset(
+    {
+        *("CastLike", "Gelu", "GroupNormalization", "HardSwish", "LogSoftmax", "MeanVarianceNormalization", "Mish"),
+        *("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceSumSquare", "RMSNormalization"),
+        *("Softsign", "Swish"),
+    }
+)
+"""Ops that are replaced by the ops of which the standard makes them."""

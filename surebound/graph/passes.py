@@ -17,7 +17,10 @@ Shape = tuple[int, ...]
 Pair = tuple[int, int]
 
 BENT = frozenset(
-    {"sigmoid", "tanh", "erf", "exp", "log", "sqrt", "square", "reciprocal", "softplus", "elu", "sin", "cos"}
+    {
+        *("sigmoid", "tanh", "erf", "atan", "exp", "log", "sqrt", "square", "reciprocal", "softplus", "elu"),
+        *("sin", "cos", "sign", "floor", "ceil", "round"),
+    }
 )
 UNARY = frozenset({"relu", "leaky_relu", "clip", "neg"}) | BENT
 ACTIVATED = frozenset({"graft", "gate", "max_merge", "at_least"})

@@ -8,7 +8,8 @@ from surebound.ops.piecewise import PIECEWISE
 from surebound.ops.record import Interval, Lines, Op, Relaxation
 from surebound.ops.reshape import RESHAPE
 from surebound.ops.smooth import SMOOTH
+from surebound.ops.steps import STEPS
 
-OPS: dict[str, Op] = {**AFFINE, **RESHAPE, **PIECEWISE, **SMOOTH, **CURVED, **PERIODIC, **BILINEAR}
+OPS: dict[str, Op] = {**AFFINE, **RESHAPE, **PIECEWISE, **SMOOTH, **CURVED, **PERIODIC, **STEPS, **BILINEAR}
 
 __all__ = ["OPS", "Interval", "Lines", "Op", "Relaxation"]

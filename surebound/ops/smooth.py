@@ -1,4 +1,4 @@
-"""S-shaped activations: sigmoid, tanh and erf.
+"""S-shaped activations: sigmoid, tanh, erf and atan.
 
 All are convex below 0 and concave above, and odd around (0, f(0)), so the lower line on [l, u] touches the
 curve where the upper line on [-u, -l] does, mirrored. The upper line is a tangent in the concave part that
@@ -126,6 +126,10 @@ def erf(site: Site, x: Tensor) -> Tensor:
     return torch.erf(x)
 
 
+def atan(site: Site, x: Tensor) -> Tensor:
+    return torch.atan(x)
+
+
 def sigmoid_slope(x: Tensor) -> Tensor:
     """f' = f (1 - f), without cancellation."""
     return torch.sigmoid(x) * torch.sigmoid(-x)
@@ -141,12 +145,19 @@ def erf_slope(x: Tensor) -> Tensor:
     return 2 / math.sqrt(math.pi) * torch.exp(-x * x)
 
 
+def atan_slope(x: Tensor) -> Tensor:
+    """f' = 1 / (1 + x^2)."""
+    return torch.reciprocal(1 + x * x)
+
+
 SIGMOID = SShape(torch.sigmoid, sigmoid_slope, lambda x: -sigmoid_slope(x) * torch.tanh(x / 2))
 TANH = SShape(torch.tanh, tanh_slope, lambda x: -2 * torch.tanh(x) * tanh_slope(x))
 ERF = SShape(torch.erf, erf_slope, lambda x: -2 * x * erf_slope(x))
+ATAN = SShape(torch.atan, atan_slope, lambda x: -2 * x * atan_slope(x) ** 2)
 
 SMOOTH = {
     "sigmoid": Op(sigmoid, never, monotone(sigmoid), relaxation(SIGMOID)),
     "tanh": Op(tanh, never, monotone(tanh), relaxation(TANH)),
     "erf": Op(erf, never, monotone(erf), relaxation(ERF)),
+    "atan": Op(atan, never, monotone(atan), relaxation(ATAN)),
 }

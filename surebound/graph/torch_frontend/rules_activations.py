@@ -90,10 +90,25 @@ def softplus(c: Call) -> Value:
 
 
 def elu(c: Call) -> Value:
-    """Convex for alpha 1, and with a rule only there."""
-    if (c.get("alpha", 1), c.get("scale", 1), c.get("input_scale", 1)) != (1, 1, 1):
-        raise c.refuse("only alpha = 1 has a rule")
-    return c.unary("elu", c["self"])
+    """Of the elu with alpha = 1, which is convex, and relu: for x > 0 the sum is scale x."""
+    x, alpha, scale = c["self"], float(c.get("alpha", 1)), float(c.get("scale", 1))
+    inner = float(c.get("input_scale", 1))
+    result = c.scaled(c.unary("elu", c.scaled(x, inner)), scale * alpha)
+    rest = scale * (1 - alpha * inner)
+    return result if rest == 0 else c.elementwise("add", result, c.scaled(c.unary("relu", x), rest))
+
+
+def celu(c: Call) -> Value:
+    """alpha elu(x / alpha)."""
+    alpha = float(c.get("alpha", 1))
+    return c.scaled(c.unary("elu", c.scaled(c["self"], 1 / alpha)), alpha)
+
+
+def rounded(c: Call) -> Value:
+    """To integers."""
+    if c.get("decimals", 0):
+        raise c.refuse("only rounding to integers has a rule")
+    return c.unary("round", c["self"])
 
 
 def softmax(c: Call) -> Value:
@@ -151,6 +166,12 @@ ACTIVATIONS: Mapping[str, Rule] = {
     "aten.cos": unary("cos"),
     "aten.softplus": softplus,
     "aten.elu": elu,
+    "aten.celu": celu,
+    "aten.atan": unary("atan"),
+    "aten.sign": unary("sign"),
+    "aten.floor": unary("floor"),
+    "aten.ceil": unary("ceil"),
+    "aten.round": rounded,
     "aten.log": unary("log"),
     "aten.sqrt": unary("sqrt"),
     "aten.rsqrt": lambda c: c.unary("reciprocal", c.unary("sqrt", c["self"])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surebound.graph.torch_frontend.builder import Value
@@ -120,22 +120,35 @@ def upsampled(c: Call) -> Value:
     return x
 
 
-def reduced(sign: int) -> Rule:
-    """The maximum (sign 1) or minimum (-1) over axes, as one window over what is reduced."""
+def largest(c: Call, x: Value, gone: Sequence[int], shape: tuple[int, ...]) -> Value:
+    """The maximum over axes, as one window over what is reduced."""
+    perm = [axis for axis in range(len(x.shape)) if axis not in gone] + [*gone]
+    count = math.prod(x.shape[axis] for axis in gone)
+    x = c.transpose(x, perm)
+    lead = math.prod(x.shape) // max(count, 1)
+    attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
+    x = c.emit("max_pool2d", [c.reshape(x, (lead, 1, count))], (lead, 1, 1), kernel=(1, count), **attrs)
+    return c.reshape(x, shape)
 
-    def rule(c: Call) -> Value:
-        x = c["self"]
-        gone = c.axes_of(x, c.get("dim"))
-        perm = [axis for axis in range(len(x.shape)) if axis not in gone] + [*gone]
-        count = math.prod(x.shape[axis] for axis in gone)
-        x = c.transpose(x, perm)
-        x = x if sign > 0 else c.unary("neg", x)
-        lead = math.prod(x.shape) // max(count, 1)
-        attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
-        x = c.emit("max_pool2d", [c.reshape(x, (lead, 1, count))], (lead, 1, 1), kernel=(1, count), **attrs)
-        return c.reshape(x if sign > 0 else c.unary("neg", x), c.shape)
 
-    return rule
+def amax(c: Call) -> Value:
+    return largest(c, c["self"], c.axes_of(c["self"], c.get("dim")), c.shape)
+
+
+def amin(c: Call) -> Value:
+    """-max(-x)."""
+    x = c["self"]
+    return c.unary("neg", largest(c, c.unary("neg", x), c.axes_of(x, c.get("dim")), c.shape))
+
+
+def log_softmax(c: Call) -> Value:
+    """x - m - log(sum(exp(x - m))), m the largest entry: differences of entries are those of x, whatever bounds m."""
+    x = c["self"]
+    axis = c.axis_of(x, int(c["dim"]))
+    one = tuple(1 if place == axis else size for place, size in enumerate(x.shape))
+    gap = c.elementwise("sub", x, largest(c, x, (axis,), one))
+    total = c.emit("sum", [c.unary("exp", gap)], one, axes=(axis,), keepdim=True)
+    return c.elementwise("sub", gap, c.unary("log", total))
 
 
 WINDOWS: Mapping[str, Rule] = {
@@ -143,8 +156,10 @@ WINDOWS: Mapping[str, Rule] = {
     "aten.conv_transpose2d": convolution,
     "aten.upsample_nearest1d": upsampled,
     "aten.upsample_nearest2d": upsampled,
-    "aten.amax": reduced(1),
-    "aten.amin": reduced(-1),
+    "aten.amax": amax,
+    "aten.amin": amin,
+    "aten.log_softmax": log_softmax,
+    "aten._log_softmax": log_softmax,
     "aten.conv1d": convolution,
     "aten.conv2d": convolution,
     "aten.convolution": convolution,
