@@ -28,8 +28,8 @@ class Slots:
         return slots
 
     def retain(self, slots: NDArray[np.int32]) -> None:
-        """One more user of a slot, for each time that it is named."""
-        np.add.at(self.users, slots, 1)
+        """One more user of a slot, for each time that it is named; -1 is ignored."""
+        np.add.at(self.users, slots[slots >= 0], 1)
 
     def release(self, slots: NDArray[np.int32]) -> None:
         """One user of a slot is done with it, for each time that it is named; -1 is ignored."""

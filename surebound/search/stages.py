@@ -21,6 +21,7 @@ from surebound.search.collapse import can_collapse, cost
 from surebound.search.collapsed import collapsed_engine
 from surebound.search.crown_boxes import FEW_DIMENSIONS
 from surebound.search.engine import Engine
+from surebound.search.envelopes import EnvelopeEngine, has_one_layer
 from surebound.search.inputs import InputEngine, Left
 from surebound.search.neurons import NeuronEngine
 from surebound.search.pool import Pool
@@ -37,8 +38,8 @@ CLIPPED = 64
 """Of those, networks with at most so many inputs get their boxes of inputs clipped."""
 
 LONG, MEDIUM, LONGER, LONGEST = 0, 32, 512, 4096
-"""From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, cases collapsed, the
-attack is made, and made again from many points.
+"""From so many sub-problems on, beyond two for each of the property's roots, boxes are tightened, cases collapsed (or
+networks of one hidden layer bounded by envelopes), the attack is made, and made again from many points.
 """
 
 FAR, HOPELESS = 0.25, 0.6
@@ -70,6 +71,8 @@ class Search:
         self.neurons = NeuronEngine(of, forest, run.boxes, distances, config.steps, config.rates, refreshes, clips)
         self.inputs = InputEngine(of, forest, Left(of.graph.input.numel))
         self.engines: dict[str, Engine] = {InputEngine.name: self.inputs, NeuronEngine.name: self.neurons}
+        if clips and has_one_layer(of):
+            self.engines[EnvelopeEngine.name] = EnvelopeEngine(of, forest)
         self.collapses, self.dear = can_collapse(of.plan), cost(of.plan, of.output) > DEAR
         self.roots_of = np.bincount(run.ledger.prop_of, minlength=len(run.properties))
         self.passed = {limit: np.zeros(len(run.properties), bool) for limit in (LONG, MEDIUM, LONGER, LONGEST)}
@@ -92,7 +95,11 @@ class Search:
         long, medium = (roots[self.run.ledger.undecided(roots)] for roots in (long, medium))
         tighten_boxes(self.run, long[self.engine_of[long] == NeuronEngine.name])
         self.collapse_cases(long[self.engine_of[long] == InputEngine.name], waiting)
-        self.collapse_cases(medium[self.engine_of[medium] == NeuronEngine.name], waiting)
+        medium = medium[self.engine_of[medium] == NeuronEngine.name]
+        if EnvelopeEngine.name in self.engines:
+            self.hand_over(medium, waiting)
+        else:
+            self.collapse_cases(medium, waiting)
 
     def newly(self, limit: int) -> NDArray[np.int64]:
         """Open roots of properties that have passed a limit since this was asked last."""
@@ -103,6 +110,13 @@ class Search:
         self.passed[limit] |= due
         roots = ledger.roots_open()
         return roots[due[ledger.prop_of[roots]]]
+
+    def hand_over(self, roots: NDArray[np.int64], waiting: NDArray[np.int64]) -> None:
+        """Give some roots to the engine for one hidden layer, which starts from nothing that was kept."""
+        self.engine_of[roots] = EnvelopeEngine.name
+        rows = waiting[np.isin(self.forest["root"][waiting], roots)]
+        self.neurons.slots.release(self.forest["slot"][rows])
+        self.forest.columns["slot"][rows] = -1
 
     def collapse_cases(self, roots: NDArray[np.int64], waiting: NDArray[np.int64]) -> None:
         """Give the cases of some roots engines of their own, where these are cheaper and time suffices to make them."""
