@@ -25,6 +25,7 @@ EXACT: Selection = (
     "hand or exact or one_point or optimisation or optimising or kept or convex or warm",
 )
 BATCHES: Selection = ("test_bounds_contract.py", "batch or memory or group or known or exact_already")
+ENVELOPES: Selection = ("test_envelope.py", "")
 SPLITS: Selection = ("test_bounds_contract.py", "splits or addends")
 GRADIENTS: Selection = ("test_bounds_contract.py", "derivatives and not l1")
 NARROWED: Selection = ("test_bounds_contract.py", "matter or below_every_point or batch_is_a_loop")
@@ -226,6 +227,55 @@ MUTATIONS = (
         'scalar(step, 1 - alpha, ".rest")',
         'scalar(step, 0.0, ".rest")',
         ("test_onnx.py", "test_op"),
+    ),
+    Mutation(
+        "envelopes take inputs in rising order",
+        "bounds/envelope.py",
+        "sort(dim=1, descending=True)",
+        "sort(dim=1)",
+        ENVELOPES,
+    ),
+    Mutation(
+        "planes forget what is counted from upper ends",
+        "bounds/envelope.py",
+        "+ first.squeeze(1) + down.sum(1)",
+        "+ first.squeeze(1)",
+        ENVELOPES,
+    ),
+    Mutation(
+        "what misses its interval is worth something",
+        "bounds/envelope.py",
+        "torch.where(high, self.penalty, zero) - torch.where(low, self.penalty, zero)",
+        "torch.where(low, self.penalty, zero) - torch.where(high, self.penalty, zero)",
+        ENVELOPES,
+    ),
+    Mutation(
+        "neurons that are known to be active may be bent above",
+        "bounds/envelope.py",
+        "bent = torch.zeros_like(hidden.a), (l < 0) & (u > 0)",
+        "bent = torch.zeros_like(hidden.a), (l <= 0) & (u > 0)",
+        ENVELOPES,
+    ),
+    Mutation(
+        "weights of planes sum to more than one",
+        "bounds/envelope.py",
+        "weights = torch.softmax(self.logits, 1)",
+        "weights = torch.softmax(self.logits, 1) * 1.01",
+        ENVELOPES,
+    ),
+    Mutation(
+        "one hidden layer's boxes are cut on the wrong side of a split",
+        "search/envelopes.py",
+        "b = sign * (splits.threshold - self.bias[at])",
+        "b = sign * (self.bias[at] - splits.threshold)",
+        ENVELOPES,
+    ),
+    Mutation(
+        "one hidden layer forgets its limits",
+        "search/envelopes.py",
+        "walked.constant - problem.roots.threshold[root].double()",
+        "walked.constant + 0 * problem.roots.threshold[root].double()",
+        ENVELOPES,
     ),
     Mutation(
         "an S-shape is mirrored around zero",

@@ -237,4 +237,5 @@ def least(of: Hidden) -> Enveloped:
         bundle, bound, t = bundle.climbed()
         lower = torch.maximum(lower, bound)
     found[at], point[at], final[at] = lower, t, bundle.mixture()[0]
-    return Enveloped(found, of.lower + point * (of.upper - of.lower), final, whole.gaps(point, of.a.shape[1]))
+    x = torch.clamp(of.lower + point * (of.upper - of.lower), of.lower, of.upper)
+    return Enveloped(found, x, final, whole.gaps(point, of.a.shape[1]))
