@@ -53,8 +53,8 @@ class EnvelopeEngine:
 
     @property
     def batch(self) -> int:
-        neurons, inputs = self.weight.shape
-        return int(min(1024, max(32, AT_ONCE // (2 * neurons * inputs))))
+        table = 2 * self.weight.numel()
+        return int(min(1024, max(32, AT_ONCE // table), self.problem.memory.rows(table, torch.float64)))
 
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
         with torch.no_grad():
