@@ -26,6 +26,7 @@ EXACT: Selection = (
 )
 BATCHES: Selection = ("test_bounds_contract.py", "batch or memory or group or known or exact_already")
 ENVELOPES: Selection = ("test_envelope.py", "")
+NEEDED: Selection = ("test_needed.py", "")
 SPLITS: Selection = ("test_bounds_contract.py", "splits or addends")
 GRADIENTS: Selection = ("test_bounds_contract.py", "derivatives and not l1")
 NARROWED: Selection = ("test_bounds_contract.py", "matter or below_every_point or batch_is_a_loop")
@@ -227,6 +228,27 @@ MUTATIONS = (
         'scalar(step, 1 - alpha, ".rest")',
         'scalar(step, 0.0, ".rest")',
         ("test_onnx.py", "test_op"),
+    ),
+    Mutation(
+        "only the first row's values are needed",
+        "search/needed.py",
+        "rows = spec.flatten(0, 1)",
+        "rows = spec.flatten(0, 1)[:1]",
+        NEEDED,
+    ),
+    Mutation(
+        "windows forget dilations",
+        "bounds/width.py",
+        "dilation[i] * (kernel[i] - 1) + 1 for i",
+        "(kernel[i] - 1) + 1 for i",
+        NEEDED,
+    ),
+    Mutation(
+        "values that are not needed are bounded by walks",
+        "bounds/crown.py",
+        "mask = mask & ctx.needed[node.name] if node.name in ctx.needed else mask",
+        "mask = mask & ~ctx.needed[node.name] if node.name in ctx.needed else mask",
+        NEEDED,
     ),
     Mutation(
         "envelopes take inputs in rising order",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +19,7 @@ from surebound.bounds.memory import COPIES, Memory, chunked
 from surebound.bounds.plan import Plan, Step, plan
 from surebound.bounds.query import Bounds, Query, Stats, nothing
 from surebound.bounds.walk import LinesOf, fixed_operands, lines_at, lines_of, walk, zero
+from surebound.bounds.width import width
 from surebound.errors import SpecError
 from surebound.graph.ir import Node
 from surebound.linear.maps import Dense, LinearMap, Rows, merged
@@ -40,7 +40,8 @@ MANY, FEW = 32, 0.8
 class Context:
     """A query made ready: the plan, the unperturbed values, regions by root.
 
-    alive: as in `Query`. drawn: what `once` has made so far.
+    alive: as in `Query`. drawn: what `once` has made so far. needed: by operand of relaxed steps bool [*shape], which
+    entries are worth more than interval arithmetic; all of those that are not named.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Context:
     memory: Memory
     alive: Callable[[], None] = nothing
     drawn: dict[tuple[Any, ...], tuple[Interval, Any]] = field(default_factory=dict)
+    needed: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def groups(self) -> int:
@@ -74,7 +76,7 @@ class Tighten:
 
 def widest(ctx: Context, start: str) -> int:
     """Numbers that a walk from `start` holds for a row where it is widest."""
-    return COPIES * max((prod(ctx.plan.graph[name].shape) for name in ctx.plan.order(start)), default=1)
+    return COPIES * width(ctx.plan, start)
 
 
 def once(
@@ -253,7 +255,9 @@ def boxes_of(
         if exact and ctx.plan.one_affine_map(node.name):
             return box
         for method in tighten:
-            box = tightened(ctx, boxes, node.name, box, loose(ctx, node.name, box), method)
+            mask = loose(ctx, node.name, box)
+            mask = mask & ctx.needed[node.name] if node.name in ctx.needed else mask
+            box = tightened(ctx, boxes, node.name, box, mask, method)
         return box
 
     return propagate(ctx.plan, ctx.values, ctx.regions, refine, boxes)

@@ -118,6 +118,11 @@ class Plan:
         """The orders asked for so far."""
         return {}
 
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """By start, how many numbers a row of a walk holds, as far as asked for."""
+        return {}
+
     def order(self, start: str) -> tuple[str, ...]:
         """Names of the perturbed nodes that `start` is computed from, itself first, roots last."""
         if start not in self.orders:

@@ -17,12 +17,15 @@ from surebound.graph.ir import Graph, evaluate
 from surebound.linear.maps import merged
 from surebound.linear.sparse import know_fixed
 from surebound.regions import Region
+from surebound.search.needed import needed
 from surebound.search.roots import Roots
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A prepared graph with one input, its plan, its tensors by dtype, the roots, and the memory to use."""
+    """A prepared graph with one input, its plan, its tensors by dtype, the roots, the memory to use, and which
+    intermediate values the roots' rows need.
+    """
 
     graph: Graph
     plan: Plan
@@ -31,6 +34,7 @@ class Problem:
     roots: Roots
     memory: Memory
     dtype: torch.dtype
+    needed: Mapping[str, Tensor]
 
     @property
     def input(self) -> str:
@@ -44,7 +48,8 @@ class Problem:
 
     def context(self, region: Region, dtype: torch.dtype) -> Context:
         """A bounding context for the given region."""
-        return Context(self.plan, self.values[dtype], {self.input: region.to(dtype)}, self.memory)
+        regions = {self.input: region.to(dtype)}
+        return Context(self.plan, self.values[dtype], regions, self.memory, needed=self.needed)
 
     def network(self, x: Tensor) -> Tensor:
         """Outputs [N, m] for inputs [N, *shape], in the inputs' dtype."""
@@ -73,7 +78,9 @@ def problem(graph: Graph, roots: Roots, dtype: torch.dtype, memory: Memory) -> P
     values = {kind: unperturbed(of, tensors) for kind, tensors in params.items()}
     for tensors in values.values():
         know_fixed(tensors.values())
-    return Problem(graph, of, params, values, roots, memory, dtype)
+    wide = values[torch.float64]
+    spec = roots.spec.reshape(*roots.spec.shape[:2], *graph.output.shape)
+    return Problem(graph, of, params, values, roots, memory, dtype, needed(of, wide, graph.output.name, spec))
 
 
 def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
