@@ -202,6 +202,13 @@ MUTATIONS = (
         LINES,
     ),
     Mutation(
+        "lines of jumps are as steep as they can be",
+        "ops/steps.py",
+        "torch.finfo(lower.dtype).eps ** (1 / 3) *",
+        "0 *",
+        LINES,
+    ),
+    Mutation(
         "a staircase's upper line starts at its first jump",
         "ops/steps.py",
         "*(torch.where(rises, last, lower), high",

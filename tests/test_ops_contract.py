@@ -625,6 +625,24 @@ def test_lines_enclose_the_function(sample: Sample, kind: str) -> None:
         assert (above - f).min() >= -slack
 
 
+@pytest.mark.parametrize("op", STEPS)
+@pytest.mark.parametrize(("dtype", "slack"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+def test_lines_of_jumps_in_boxes_of_a_few_roundings_enclose_them(op: str, dtype: torch.dtype, slack: float) -> None:
+    """Where a steep line would be placed by numbers whose rounding it multiplies."""
+    sample = Sample(op, (moving(1),))
+    for jump in (0.0, 0.5, 10.0, 10.5, 1000.0, -123456.5, 1e6):
+        for ulps in (1, 3, 1000):
+            at = torch.tensor(jump, dtype=dtype)
+            away = ulps * max(torch.finfo(dtype).eps * abs(jump), 1e-30)
+            lower, upper = (torch.full((G, 1), float(at + side), dtype=dtype) for side in (-away, away))
+            for a, b in ((lower, upper), (lower, lower * 0 + at), (upper * 0 + at, upper)):
+                x = torch.stack([a, b, a * 0 + at], 1)
+                f = OPS[op].forward(sample.site, x.flatten(0, 1)).double().reshape(G, 1, 3, 1)
+                for free in (torch.zeros(2, G, 1, 1, dtype=dtype), torch.ones(2, G, 1, 1, dtype=dtype)):
+                    below, above, _ = lines_at(sample, Interval(a, b), free, x)
+                    assert (f - below).min() >= -slack and (above - f).min() >= -slack, (jump, ulps)
+
+
 @each(RELAXED)
 @pytest.mark.parametrize("kind", ["ordinary", "above", "below", "from zero", "to zero", "hundredth", "wide"])
 def test_lines_touch_the_function(sample: Sample, kind: str) -> None:

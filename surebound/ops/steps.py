@@ -21,7 +21,9 @@ from surebound.ops.reshape import monotone
 
 Values = Sequence[Tensor | None]
 STEEPEST = 1e3
-"""Slopes are at most so many times the chord's: a jump at the end of a box has lines of any slope."""
+"""Slopes are at most so many times the chord's: a jump at the end of a box has lines of any slope. Nor do they rise by
+the jump within the cube root of what the ends are rounded by, or rounding would be more than what they gain.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ def frame_of(stairs: Staircase, lower: Tensor, upper: Tensor) -> Frame:
     low, high = stairs.f(lower), stairs.f(upper)
     first, last = stairs.leaves(low), stairs.reaches(high)
     rises, width = high > low, (upper - lower).clamp(min=1e-30)
+    rounded = torch.finfo(lower.dtype).eps ** (1 / 3) * torch.maximum(lower.abs(), upper.abs())
+    shortest = torch.maximum(width / STEEPEST, rounded)
 
     def steepest(run: Tensor) -> Tensor:
-        found = (high - low) / torch.maximum(run, width / STEEPEST)
+        found = (high - low) / torch.maximum(run, shortest)
         found = torch.where(last > first, found.clamp(max=1), found)
         return torch.where(rises, found, torch.zeros_like(found))
 

@@ -96,7 +96,8 @@ class Ledger:
     def charge(self, stage: str, roots: NDArray[np.int64], engine: str | None = None) -> Iterator[None]:
         """Charge the block's time to the properties of `roots`, by their number of rows, and name its engine.
 
-        Where an engine is named, outside the attack each row is a sub-problem bounded.
+        Where an engine is named, outside the attack each row is a sub-problem bounded; an attack is named by those only
+        that it decides.
         """
         props, counts = np.unique(self.prop_of[roots], return_counts=True)
         began = time.monotonic()
@@ -108,9 +109,11 @@ class Ledger:
                 self.charged[props] += spent * counts / counts.sum()
                 self.seconds[stage][props] += spent
             if engine is not None:
-                self.engine = [engine if prop in props else name for prop, name in enumerate(self.engine)]
                 if stage != "attack":
                     self.nodes[props] += counts
+                for prop in props.tolist():
+                    if stage != "attack" or self.verdicts[prop] is not None:
+                        self.engine[prop] = engine
 
     def outcome(self, prop: int, verdict: Verdict) -> Outcome:
         """Everything known about one property."""
