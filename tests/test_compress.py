@@ -118,7 +118,7 @@ def test_pruned_channels_leave_sequential_networks(factory, data: str) -> None:
     same(network, found.graph, x)
 
 
-@pytest.mark.parametrize("factory", [resnet_2b, resnet18])
+@pytest.mark.parametrize("factory", [resnet_2b, pytest.param(resnet18, marks=pytest.mark.slow)])
 def test_pruned_channels_inside_blocks_leave_residual_networks(factory) -> None:
     x = torch.rand(2, 3, 32, 32)
     network, left = thinned(warmed(factory(width=4), x), x)
