@@ -253,8 +253,8 @@ MUTATIONS = (
     Mutation(
         "values that are not needed are bounded by walks",
         "bounds/crown.py",
-        "mask = mask & ctx.needed[node.name] if node.name in ctx.needed else mask",
-        "mask = mask & ~ctx.needed[node.name] if node.name in ctx.needed else mask",
+        "return mask & self.needed[name] if name in self.needed else mask",
+        "return mask & ~self.needed[name] if name in self.needed else mask",
         NEEDED,
     ),
     Mutation(

@@ -57,6 +57,10 @@ class Context:
         """G."""
         return next(iter(self.regions.values())).groups
 
+    def worth(self, name: str, mask: Tensor) -> Tensor:
+        """Of some entries [G, *shape] of a node those that are needed."""
+        return mask & self.needed[name] if name in self.needed else mask
+
 
 Ahead = Callable[[Node, Interval, Mapping[str, Interval]], Interval]
 """A node, its box [G, *shape] and the boxes of those before it -> a narrower box."""
@@ -255,8 +259,7 @@ def boxes_of(
         if exact and ctx.plan.one_affine_map(node.name):
             return box
         for method in tighten:
-            mask = loose(ctx, node.name, box)
-            mask = mask & ctx.needed[node.name] if node.name in ctx.needed else mask
+            mask = ctx.worth(node.name, loose(ctx, node.name, box))
             box = tightened(ctx, boxes, node.name, box, mask, method)
         return box
 

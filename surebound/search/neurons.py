@@ -84,9 +84,7 @@ def unstable_positions(problem: Problem, boxes: Mapping[str, Interval]) -> dict[
     ctx = problem.context(problem.roots.region, torch.float64)
     positions: dict[str, Tensor] = {}
     for step in problem.plan.relaxed:
-        mask = unstable_of(ctx, step, boxes)
-        operand = step.site.node.inputs[0]
-        mask = merged(mask & ctx.needed[operand] if operand in ctx.needed else mask, 1)
+        mask = merged(ctx.worth(step.site.node.inputs[0], unstable_of(ctx, step, boxes)), 1)
         widest = max(1, int(mask.sum(1).max()))
         order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :widest]
         positions[step.site.node.name] = torch.where(mask.gather(1, order), order, order[:, :1])
