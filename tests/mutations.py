@@ -141,16 +141,30 @@ MUTATIONS = (
     Mutation(
         "the chord's intercept is 0.999 of it",
         "ops/piecewise.py",
-        "(left - right) * weight * lower, torch.zeros_like(lower)",
-        "(left - right) * weight * lower * 0.999, torch.zeros_like(lower)",
+        ".reciprocal_().mul_(reaches)",
+        ".reciprocal_().mul_(0.999 * reaches)",
         LINES,
     ),
     Mutation(
         "the chord's slope is 0.999 of it",
         "ops/piecewise.py",
-        "left + (right - left) * weight, exact)",
-        "(left + (right - left) * weight) * 0.999, exact)",
+        "return between(share), rise",
+        "return 0.999 * between(share), rise",
         LINES,
+    ),
+    Mutation(
+        "the chord of a box without a lower end rises",
+        "ops/piecewise.py",
+        ".reciprocal_().sub_(none)",
+        ".reciprocal_()",
+        LINES,
+    ),
+    Mutation(
+        "the gradient of a chord leaves out its intercept",
+        "ops/piecewise.py",
+        "share.square() / upper - of_rise * share.square()",
+        "share.square() / upper",
+        ("test_ops_contract.py", "gradients_of_lines"),
     ),
     Mutation(
         "a concave kink is treated as a convex one",
@@ -1046,10 +1060,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a chord hides what is not a number",
-        "training/balls.py",
-        "stable = (lower >= 0) | (upper <= 0)",
-        "stable = ~((lower < 0) & (upper > 0))",
-        (OBJECTIVE[0], "lines_of_balls"),
+        "ops/piecewise.py",
+        ".sub_(none).minimum(reaches)",
+        ".sub_(none).fmin(reaches)",
+        ("test_ops_contract.py", "not_a_number"),
     ),
     Mutation(
         "pieces leave out the last rows",
@@ -1354,6 +1368,13 @@ MUTATIONS = (
         ("test_clipping.py", ""),
     ),
     Mutation(
+        "children climb like roots",
+        "search/neurons.py",
+        "if not start.free or not self.exact:",
+        "if True:",
+        ("test_search.py", "fewer_and_smaller"),
+    ),
+    Mutation(
         "a split is met on its other side",
         "search/neurons.py",
         "walked.constant + here * splits.threshold",
@@ -1628,6 +1649,13 @@ MUTATIONS = (
     ),
     # --- the attack
     Mutation(
+        "every point of a sub-problem is descended from",
+        "search/attack.py",
+        "distance < CLOSER * torch.from_numpy(run.nearest)[at]",
+        "distance < torch.inf",
+        ("test_search.py", "much_nearer"),
+    ),
+    Mutation(
         "a violated property ends the attack on all",
         "search/attack.py",
         "torch.isin(prop, prop[distance <= -NEAR])",
@@ -1717,8 +1745,8 @@ MUTATIONS = (
     Mutation(
         "relu's chord is lowered by a hundredth (seen by the order suite)",
         "ops/piecewise.py",
-        "(left - right) * weight * lower, torch.zeros_like(lower)",
-        "(left - right) * weight * lower * 0.99, torch.zeros_like(lower)",
+        ".reciprocal_().mul_(reaches)",
+        ".reciprocal_().mul_(0.99 * reaches)",
         ORDER,
     ),
     Mutation(

@@ -119,7 +119,7 @@ def test_the_last_walk_comes_with_its_own_bound() -> None:
         engine.rates = Rates(alpha=30.0)
         above = forest.append(parent=np.array([-1]), root=np.array([0]), slot=-1)
         batch = engine.prepare(forest.paths(above), torch.tensor([0]), box)
-        found = engine.run(batch, engine.start(batch, above), 6, keep=True)
+        found = engine.run(batch, engine.start(batch, above), 6, engine.rates, keep=True)
         row = dense_row(found, engine.problem.input).flatten(1)
         constant = found.last - torch.where(row > 0, row * box.lower, row * box.upper).sum(1, keepdim=True)
         assert bool((x @ row[0] + constant <= margin * float(engine.scale) + 1e-9).all())
@@ -149,13 +149,13 @@ def clips_something(activation: str, seed: int) -> bool:
         )  # fmt: skip
         meets &= sign * (values[name][:, index] - threshold) >= 0
         root, splits = torch.tensor([0]), forest.paths(above)
-        region, _ = engine.region(above, splits, root)
+        region, _ = engine.region(above, splits, root, torch.float64)
         batch = engine.prepare(splits, root, region)
         left, unmet = engine.clipped_by_splits(batch)
         assert isinstance(left, Box) and not float(unmet) > 0
         assert bool(((x >= left.lower) & (x <= left.upper)).all(1)[meets].all())
         batch = engine.prepare(splits, root, left)
-        found = engine.run(batch, engine.start(batch, above), 4, keep=True)
+        found = engine.run(batch, engine.start(batch, above), 4, engine.rates, keep=True)
         bound_row = dense_row(found, engine.problem.input).flatten(1)
         least, most = clipped_by_bound(left, bound_row, found.last)[0]
         violates = meets & (values[graph.output.name] @ row[0] <= engine.problem.roots.threshold[0, 0])

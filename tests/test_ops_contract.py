@@ -643,6 +643,39 @@ def test_lines_of_jumps_in_boxes_of_a_few_roundings_enclose_them(op: str, dtype:
                     assert (f - below).min() >= -slack and (above - f).min() >= -slack, (jump, ulps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("op", ["relu", "leaky_relu"])
+def test_lines_of_kinks_in_boxes_of_any_size_enclose_them(op: str, dtype: torch.dtype) -> None:
+    """Where differences of the ends overflow, one end counts for nothing beside the other, or there is none."""
+    (sample,) = (sample for sample in RELAXED if sample.op == op and sample.site.attrs.get("slope", 0.0) in (0.0, 0.01))
+    most, far, inf = torch.finfo(dtype).max / 1.2, torch.finfo(dtype).max ** 0.75, torch.inf
+    for least, largest in (
+        (-most, most),
+        (-most, 0.3),
+        (-1e-30, far),
+        (-far, 1e-10),
+        (-2, inf),
+        (-inf, 0.3),
+        (-inf, inf),
+    ):
+        lower, upper = (torch.full((G, *sample.site.shape), end, dtype=dtype) for end in (least, largest))
+        ends = lower.clamp(min=-most), upper.clamp(max=most)
+        x = torch.stack([*ends, 0 * lower, ends[0] / 3, ends[1] / 3, ends[0].clamp(min=-1), ends[1].clamp(max=1)], 1)
+        f = OPS[op].forward(sample.site, x.flatten(0, 1)).reshape(x.shape)
+        for free in free_choices(sample, Interval(lower.double(), upper.double())):
+            below, above, _ = lines_at(sample, Interval(lower, upper), free.to(dtype), x)
+            slack = 8 * torch.finfo(dtype).eps * x.abs().unsqueeze(1)
+            assert not (below > f.unsqueeze(1) + slack).any() and not (above < f.unsqueeze(1) - slack).any()
+
+
+@pytest.mark.parametrize("op", ["relu", "leaky_relu"])
+def test_chords_of_boxes_with_an_end_that_is_not_a_number_have_none(op: str) -> None:
+    sample = next(sample for sample in RELAXED if sample.op == op)
+    for ends in ((math.nan, 1.0), (-1.0, math.nan), (math.nan, -1.0), (1.0, math.nan), (math.nan, math.nan)):
+        lower, upper = (torch.full((G, *sample.site.shape), end, dtype=torch.float64) for end in ends)
+        assert all(bool(part.isnan().all()) for part in frame_of(sample, lower, upper)[:2])
+
+
 @each(RELAXED)
 @pytest.mark.parametrize("kind", ["ordinary", "above", "below", "from zero", "to zero", "hundredth", "wide"])
 def test_lines_touch_the_function(sample: Sample, kind: str) -> None:

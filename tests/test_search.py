@@ -6,6 +6,7 @@ import itertools
 import time
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,16 +26,20 @@ from surebound.bounds.crown import BY_WALK, Context, Tighten, boxes_of, walked_l
 from surebound.bounds.ibp import unperturbed
 from surebound.bounds.memory import Memory
 from surebound.bounds.plan import plan
+from surebound.bounds.work import Optimised
 from surebound.errors import SpecError, UsageError
+from surebound.graph.graph_original import GraphOriginal
 from surebound.graph.ir import FixedParameters, Graph, Node, evaluate
 from surebound.linear.maps import Dense, Rows
 from surebound.ops import OPS
 from surebound.ops.record import Interval
 from surebound.properties import Case, Disjunct, Property, robust
 from surebound.regions import Box, LpBall, Region
-from surebound.search.attack import PATIENCE, REFINEMENT, hopeful
+from surebound.search import neurons
+from surebound.search.attack import PATIENCE, REFINEMENT, hopeful, try_points
 from surebound.search.branching.scores import neuron_scores
 from surebound.search.engine import Bounded
+from surebound.search.ledger import Ledger
 from surebound.search.mixing import best_weights, combined
 from surebound.search.neurons import NeuronEngine
 from surebound.search.problem import Problem, problem
@@ -516,6 +521,51 @@ def test_roots_that_miss_by_much_are_tightened_before_their_first_sub_problem(
     (found,) = verify(graph, [prop(low, high, unsafe)], replace(CONFIG, attack="none"))
     assert isinstance(found.verdict, Verified)
     assert seen[0].startswith(first)
+
+
+@pytest.mark.parametrize("how", ["neurons", "collapsed"])
+def test_sub_problems_climb_in_fewer_and_smaller_steps_than_roots(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_by(how, monkeypatch)
+    seen: set[tuple[bool, int, float]] = set()
+    optimise_them = neurons.optimise
+
+    def noting(*given: Any) -> Optimised:
+        *_, steps, rates, splits, _, _, _, _ = given
+        seen.add((splits.depth == 0, steps, rates.alpha))
+        return optimise_them(*given)
+
+    monkeypatch.setattr(neurons, "optimise", noting)
+    graph = dense_net(2, (2, 8, 6, 3))
+    low, high = torch.tensor([-1.0, -0.5], dtype=F64), torch.tensor([0.5, 1.0], dtype=F64)
+    least = dense_minimum(graph, low, high, conjunction([[1.0, -1.0, 0.0]], [0.0])) - 0.05
+    (found,) = verify(
+        graph, [prop(low, high, conjunction([[1.0, -1.0, 0.0]], [least]))], replace(CONFIG, attack="none")
+    )
+    assert isinstance(found.verdict, Verified) and found.nodes > 2
+    assert {some for some in seen if some[1]} == {(True, 6, 0.5), (False, 3, 0.125)}
+
+
+def test_only_points_much_nearer_than_any_before_are_descended_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances 4, 3 | 3.8, 2.65 | 2.6, 2.3 of one root: the first two, the second of the next, the last."""
+    started: list[int] = []
+
+    def descending(run: Run, here: NDArray[np.int64], region: Region, starts: Tensor, descent: Descent) -> None:
+        started.append(len(here))
+
+    monkeypatch.setattr("surebound.search.attack.descend", descending)
+    graph = dense_net(0, (1, 1))
+    weight, bias = (float(graph.values(F64)[name].flatten()[0]) for name in ("w0", "b0"))
+    at = [(distance - bias) / weight for distance in (4, 3, 3.8, 2.65, 2.6, 2.3)]
+    box = (torch.tensor([min(at) - 1], dtype=F64), torch.tensor([max(at) + 1], dtype=F64))
+    asked = prop(*box, conjunction([[1.0]], [0.0]))
+    roots = roots_of([asked], graph.input.shape)
+    ledger = Ledger(roots.prop.numpy(), 1, 60.0)
+    of = problem(graph, roots, torch.float32, Memory())
+    run = Run(of, [asked], GraphOriginal(graph), CONFIG, ledger, RootBoxes(1), np.full(1, np.inf))
+    points = torch.tensor(at).reshape(3, 2, 1)
+    found = np.stack([try_points(run, np.zeros(2, np.int64), pair) for pair in points])
+    assert np.allclose(found, [[4, 3], [3.8, 2.65], [2.6, 2.3]], atol=1e-4)
+    assert started == [2, 1, 1]
 
 
 def test_how_far_a_root_is_counts_its_best_real_row() -> None:

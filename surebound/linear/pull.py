@@ -22,6 +22,7 @@ from surebound.linear.maps import Columns, Dense, LinearMap, Rows, merged
 from surebound.linear.patches import Patches, Windows, single_windows
 from surebound.linear.sparse import is_sparse, times
 from surebound.ops.affine import norm_scale
+from surebound.ops.reshape import positions
 
 Maps = Sequence[LinearMap | None]
 Pulled = tuple[Maps, Tensor | None]
@@ -351,7 +352,7 @@ def pull_concat(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
 def pull_gather(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     """Coefficients go back to where the values came from."""
     node, axis = site.operands[0], site.attrs["axis"] + 2
-    index = torch.tensor(site.attrs["indices"], device=rows.device)
+    index = positions(tuple(site.attrs["indices"])).to(rows.device)
     zeros = torch.zeros(*rows.rows, *node.shape, dtype=rows.dtype, device=rows.device)
     return [Dense(zeros.index_add(axis, index, rows.dense()))], None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +59,15 @@ def take_slice(site: Site, x: Tensor) -> Tensor:
     return x[tuple(index)]
 
 
+@lru_cache(maxsize=64)
+def positions(indices: tuple[int, ...]) -> Tensor:
+    """Indices as a tensor, made once: there may be thousands of them in a network that a search walks often."""
+    return torch.tensor(indices, dtype=torch.long)
+
+
 def gather(site: Site, x: Tensor) -> Tensor:
     (axis,) = sample_axes(site, (site.attrs["axis"],))
-    return x.index_select(axis, torch.tensor(site.attrs["indices"], dtype=torch.long, device=x.device))
+    return x.index_select(axis, positions(tuple(site.attrs["indices"])).to(x.device))
 
 
 def total(site: Site, x: Tensor) -> Tensor:

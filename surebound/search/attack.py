@@ -37,6 +37,9 @@ COVERED = 64
 REFINED = 32
 """Points per batch that are descended from."""
 
+CLOSER = 0.9
+"""Of the distance of the nearest point so far, for a point to be descended from."""
+
 REFINEMENT = Descent(steps=20, stride=0.1, final=0.001, restarts=1)
 
 PATIENCE, HOPELESS = 4, 0.5
@@ -123,7 +126,7 @@ def try_points(run: Run, roots: NDArray[np.int64], points: Tensor) -> NDArray[np
         outputs = of.network(points).unsqueeze(1)
         spec, threshold = of.roots.spec[at].float(), of.roots.threshold[at].float()
         distance = worst_row(outputs, spec, threshold, of.roots.real[at]).squeeze(1)
-    nearer = distance < torch.from_numpy(run.nearest)[at]
+    nearer = distance < CLOSER * torch.from_numpy(run.nearest)[at]
     np.minimum.at(run.nearest, roots, distance.numpy())
     nearest = distance.argsort()[:REFINED]
     nearest = nearest[nearer[nearest]]

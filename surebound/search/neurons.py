@@ -50,6 +50,12 @@ NEWEST = 4
 AT_ONCE, SMALL = 256, 1 << 17
 """Sub-problems in a batch, more where they have so few neurons that SMALL are not reached."""
 
+HALF, QUARTER = 2, 0.25
+"""A sub-problem that starts from its parent's values takes a HALF of the steps, the first of a QUARTER of the size:
+steps as large as those from scratch overshoot what is nearly right, and then every child starts from the same values.
+Only where splits make every neuron exact: bounds of bent functions need the others' values to follow.
+"""
+
 CONFIDENT = 3.0
 """Logit of the best-bounded atom of a conjunction at the root."""
 
@@ -132,6 +138,7 @@ class NeuronEngine:
         self.boxes = boxes
         self.multipliers = Multipliers(unstable_positions(problem, boxes.boxes))
         self.refreshes = refreshes
+        self.exact = all(step.relaxation.exact_split for step in problem.plan.relaxed)
         self.relaxed = frozenset(step.site.node.name for step in problem.plan.relaxed)
 
     @property
@@ -145,11 +152,13 @@ class NeuronEngine:
         most = max(AT_ONCE, SMALL // width)
         return int(min(most, max(4, self.problem.memory.rows(width, torch.float32) // layers)))
 
-    def region(self, rows: NDArray[np.int64], splits: Splits, root: Tensor) -> tuple[Region, Tensor]:
-        """Where the inputs of sub-problems are, in float64: in their case's region, or in what is left of their
-        parent's, cut by the splits of the input; and by how much that leaves nothing.
+    def region(
+        self, rows: NDArray[np.int64], splits: Splits, root: Tensor, dtype: torch.dtype
+    ) -> tuple[Region, Tensor]:
+        """Where the inputs of sub-problems are: in their case's region, or in what is left of their parent's, cut by
+        the splits of the input; and by how much that leaves nothing.
         """
-        region = self.problem.roots.region.take(self.problem.roots.within[root])
+        region = self.problem.regions[dtype].take(self.problem.roots.within[root])
         slots = torch.from_numpy(self.forest["slot"][rows].astype(np.int64))
         known = (slots >= 0).nonzero().squeeze(1)
         if self.clips and len(known):
@@ -176,7 +185,13 @@ class NeuronEngine:
                 boxes = boxes_of(ctx, boxes, (BY_WALK,))
         return Batch(ctx, boxes, splits, root, case)
 
-    def run(self, batch: Batch, values: Values, steps: int, keep: bool = False) -> Optimised:
+    def effort(self, start: Values) -> tuple[int, Rates]:
+        """How many steps are taken from some values, and of which sizes."""
+        if not start.free or not self.exact:
+            return self.steps, self.rates
+        return -(-self.steps // HALF), replace(self.rates, alpha=QUARTER * self.rates.alpha)
+
+    def run(self, batch: Batch, values: Values, steps: int, rates: Rates, keep: bool = False) -> Optimised:
         """Bound the batch's conjunctions after optimising their values; proven ones need no more steps."""
         dtype = self.dtype_of(batch)
         return optimise(
@@ -186,7 +201,7 @@ class NeuronEngine:
             self.target(batch.root, dtype),
             values.free,
             steps,
-            self.rates,
+            rates,
             batch.splits,
             values.beta.to(dtype),
             values.logits.to(dtype),
@@ -209,13 +224,15 @@ class NeuronEngine:
     def bound(self, rows: NDArray[np.int64]) -> Bounded:
         root = torch.from_numpy(self.forest["root"][rows].astype(np.int64))
         splits = self.forest.paths(rows)
-        region, empty = self.region(rows, splits, root)
-        batch = self.prepare(splits, root, region.to(self.dtype))
+        region, empty = self.region(rows, splits, root, torch.float64)
+        rounded = region if self.dtype == torch.float64 else self.region(rows, splits, root, self.dtype)[0]
+        batch = self.prepare(splits, root, rounded)
         if self.clips and splits.depth:
             region, unmet = self.clipped_by_splits(batch)
             empty = torch.maximum(empty, unmet)
             batch = self.prepare(splits, root, region)
-        found = self.run(batch, self.start(batch, rows), self.steps, keep=True)
+        start = self.start(batch, rows)
+        found = self.run(batch, start, *self.effort(start), keep=True)
         values = values_of(found)
         lower = found.lower.squeeze(1).double()
         likely = (lower > 0).nonzero().squeeze(1)
@@ -289,7 +306,7 @@ class NeuronEngine:
         if self.dtype != torch.float64:
             batch = self.prepare(splits.at(at), root[at], region.take(at))
             exact = Values({name: value.double() for name, value in kept.free.items()}, kept.beta, kept.logits)
-            lower = self.run(batch, exact, 0).lower.squeeze(1)
+            lower = self.run(batch, exact, 0, self.rates).lower.squeeze(1)
         return lower / (torch.softmax(kept.logits.double(), 1) * self.scale[root[at]]).sum(1)
 
     def points(self, batch: Batch, found: Optimised) -> Tensor:
@@ -387,7 +404,7 @@ class NeuronEngine:
             part = self.prepare(here, batch.root[owner], region)
             inherited = values.at(owner)
             beta = torch.cat([torch.zeros(len(owner), 1, 1), inherited.beta.float()], 2)
-            bounds.append(self.run(part, replace(inherited, beta=beta), 0).lower.squeeze(1))
+            bounds.append(self.run(part, replace(inherited, beta=beta), 0, self.rates).lower.squeeze(1))
         return torch.cat(bounds).reshape(count, kinds, 2).clamp(max=0).sum(2)
 
     def split_input(self, batch: Batch, reached: Mapping[str, Tensor]) -> Choice:

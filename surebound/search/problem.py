@@ -23,8 +23,8 @@ from surebound.search.roots import Roots
 
 @dataclass(frozen=True)
 class Problem:
-    """A prepared graph with one input, its plan, its tensors by dtype, the roots, the memory to use, and which
-    intermediate values the roots' rows need.
+    """A prepared graph with one input, its plan, its tensors by dtype, the roots, their cases' regions by dtype, the
+    memory to use, and which intermediate values the roots' rows need.
     """
 
     graph: Graph
@@ -32,6 +32,7 @@ class Problem:
     params: Mapping[torch.dtype, Mapping[str, Tensor]]
     values: Mapping[torch.dtype, Mapping[str, Tensor]]
     roots: Roots
+    regions: Mapping[torch.dtype, Region]
     memory: Memory
     dtype: torch.dtype
     needed: Mapping[str, Tensor]
@@ -80,7 +81,8 @@ def problem(graph: Graph, roots: Roots, dtype: torch.dtype, memory: Memory) -> P
         know_fixed(tensors.values())
     wide = values[torch.float64]
     spec = roots.spec.reshape(*roots.spec.shape[:2], *graph.output.shape)
-    return Problem(graph, of, params, values, roots, memory, dtype, needed(of, wide, graph.output.name, spec))
+    regions = {kind: roots.region.to(kind) for kind in params}
+    return Problem(graph, of, params, values, roots, regions, memory, dtype, needed(of, wide, graph.output.name, spec))
 
 
 def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

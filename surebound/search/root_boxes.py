@@ -35,7 +35,11 @@ class RootBoxes:
 
     def take(self, cases: Tensor, dtype: torch.dtype) -> dict[str, Interval]:
         """Those of some cases, repeated as the index says, rounded outward when cast down."""
-        taken = {name: Interval(box.lower[cases], box.upper[cases]) for name, box in self.boxes.items()}
-        if dtype == torch.float64:
-            return taken
-        return {name: Interval(*outward(*box, dtype)) for name, box in taken.items()}
+        different, place = cases.unique(return_inverse=True)
+        taken = {}
+        for name, box in self.boxes.items():
+            lower, upper = box.lower[different], box.upper[different]
+            if dtype != torch.float64:
+                lower, upper = outward(lower, upper, dtype)
+            taken[name] = Interval(lower[place], upper[place])
+        return taken

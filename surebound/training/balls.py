@@ -16,6 +16,7 @@ from torch import Tensor
 
 from surebound.bounds.plan import Plan, Step
 from surebound.linear.cached import cached
+from surebound.ops.piecewise import relu_chord
 from surebound.ops.record import Interval
 
 
@@ -87,10 +88,8 @@ class Chords(torch.autograd.Function):
         below, slope, intercept = torch.empty_like(c), torch.empty_like(c), torch.empty_like(c)
         for at in cached(c):
             lower, upper = c[at] - r[at], c[at] + r[at]
-            stable = (lower >= 0) | (upper <= 0)  # NaN is not, and stays NaN
-            below[at] = (c[at] > 0) | (lower >= 0)
-            torch.where(stable, below[at], upper.div_(upper - lower), out=slope[at])
-            torch.mul(slope[at], lower, out=intercept[at]).neg_().masked_fill_(stable, 0.0)
+            slope[at], intercept[at], above, _ = relu_chord(lower, upper)
+            torch.maximum(torch.gt(c[at], 0, out=below[at]), above, out=below[at])
         ctx.mark_non_differentiable(below)
         return below, slope, intercept
 
