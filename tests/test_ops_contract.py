@@ -663,9 +663,12 @@ def test_lines_of_kinks_in_boxes_of_any_size_enclose_them(op: str, dtype: torch.
         x = torch.stack([*ends, 0 * lower, ends[0] / 3, ends[1] / 3, ends[0].clamp(min=-1), ends[1].clamp(max=1)], 1)
         f = OPS[op].forward(sample.site, x.flatten(0, 1)).reshape(x.shape)
         for free in free_choices(sample, Interval(lower.double(), upper.double())):
-            below, above, _ = lines_at(sample, Interval(lower, upper), free.to(dtype), x)
-            slack = 8 * torch.finfo(dtype).eps * x.abs().unsqueeze(1)
-            assert not (below > f.unsqueeze(1) + slack).any() and not (above < f.unsqueeze(1) - slack).any()
+            for side, part in ((-1, 0), (1, 2)):
+                slope, intercept = (
+                    one.unsqueeze(2) for one in lines_of(sample, lower, upper, free.to(dtype))[part:][:2]
+                )
+                slack = 8 * torch.finfo(dtype).eps * torch.maximum((slope * x.unsqueeze(1)).abs(), f.abs().unsqueeze(1))
+                assert not (side * (slope * x.unsqueeze(1) + intercept - f.unsqueeze(1)) < -slack).any()
 
 
 @pytest.mark.parametrize("op", ["relu", "leaky_relu"])
