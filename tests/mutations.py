@@ -245,7 +245,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an elu's rest is left out",
-        "graph/onnx_ops.py",
+        "graph/onnx_activations.py",
         'scalar(step, 1 - alpha, ".rest")',
         'scalar(step, 0.0, ".rest")',
         ("test_onnx.py", "test_op"),
@@ -1648,6 +1648,13 @@ MUTATIONS = (
         ("test_bounds_contract.py", "miss_each_other"),
     ),
     # --- the attack
+    Mutation(
+        "positions are the tensor of whoever asked first",
+        "ops/reshape.py",
+        "def positions(indices",
+        "@lru_cache\ndef positions(indices",
+        ("test_search.py", "inference_mode"),
+    ),
     Mutation(
         "every point of a sub-problem is descended from",
         "search/attack.py",

@@ -714,3 +714,22 @@ def test_a_descent_computes_only_what_goes_on() -> None:
         lambda step, _: torch.tensor([step < 2]),
     )
     assert torch.equal(points[[1]], x) and torch.equal(best[[1]], value)
+
+
+def test_a_network_that_was_evaluated_in_inference_mode_can_still_be_searched() -> None:
+    tensors = {"w": torch.tensor([[1.0, -1.0], [0.5, 2.0], [-1.0, 0.25]], dtype=F64)}
+    nodes = (
+        Node("x", "input", shape=(2,)),
+        Node("w", "parameter", shape=(3, 2), batched=False),
+        Node("h", "linear", ("x", "w"), {}, (3,)),
+        Node("a", "relu", ("h",), {}, (3,)),
+        Node("y", "gather", ("a",), {"axis": 0, "indices": (2, 0)}, (2,)),
+    )
+    graph = Graph(nodes, ("x",), ("y",), OPS, FixedParameters(tensors))
+    ends = torch.full((2,), -1.0, dtype=F64), torch.ones(2, dtype=F64)
+    with torch.inference_mode():
+        outputs(graph, torch.zeros(1, 2, dtype=F64))
+    (found,) = verify(graph, [prop(*ends, conjunction([[1.0, 1.0]], [-0.1]))], CONFIG)
+    assert isinstance(found.verdict, Verified)
+    (found,) = verify(graph, [prop(*ends, conjunction([[1.0, 1.0]], [1e-3]))], CONFIG)
+    assert isinstance(found.verdict, Falsified)

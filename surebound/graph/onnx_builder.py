@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -222,3 +222,7 @@ class Step:
         """x with another shape; x itself when it has that shape already."""
         target = tuple(int(size) for size in shape)
         return x if x.shape == target else self.emit("reshape", (x,), shape=target)
+
+
+Rule = Callable[[Step], "Node | list[Node]"]
+"""From an ONNX op to the node, or nodes, that it computes."""

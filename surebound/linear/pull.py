@@ -352,7 +352,7 @@ def pull_concat(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
 def pull_gather(site: Site, values: Values, rows: LinearMap) -> Pulled | None:
     """Coefficients go back to where the values came from."""
     node, axis = site.operands[0], site.attrs["axis"] + 2
-    index = positions(tuple(site.attrs["indices"])).to(rows.device)
+    index = positions(site.attrs["indices"]).to(rows.device)
     zeros = torch.zeros(*rows.rows, *node.shape, dtype=rows.dtype, device=rows.device)
     return [Dense(zeros.index_add(axis, index, rows.dense()))], None
 

@@ -28,7 +28,8 @@ def relu_chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     cross 0; as 1 or 0: is all of the box at least 0? And is that so, or some of it more than 0? Not differentiable.
 
     Taken as 1 / (1 - l / u) and 1 / (1 / u - 1 / l), which overflow nowhere and are right for one infinite end. Choices
-    are made by arithmetic with 0 and 1, many times as fast as `where` (docs/decisions.md). NaN stays NaN.
+    are made by arithmetic with 0 and 1, many times as fast as `where` (docs/decisions.md). NaN stays NaN; beside ends
+    that are subnormal the line may be too low by less than the smallest normal number.
     """
     above = torch.ge(lower, 0, out=torch.empty_like(lower))
     reaches = torch.gt(upper, 0, out=torch.empty_like(upper)).maximum(above)

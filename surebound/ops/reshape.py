@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surebound.graph.ir import Site
@@ -60,14 +62,19 @@ def take_slice(site: Site, x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def positions(indices: tuple[int, ...]) -> Tensor:
-    """Indices as a tensor, made once: there may be thousands of them in a network that a search walks often."""
-    return torch.tensor(indices, dtype=torch.long)
+def numbers(indices: tuple[int, ...]) -> NDArray[np.int64]:
+    """Indices as an array, made once: there may be thousands of them in a network that a search walks often."""
+    return np.asarray(indices, np.int64)
+
+
+def positions(indices: Sequence[int]) -> Tensor:
+    """Indices as a tensor of its own: one that was made in inference mode, say, could not be used outside of it."""
+    return torch.from_numpy(numbers(tuple(indices)))
 
 
 def gather(site: Site, x: Tensor) -> Tensor:
     (axis,) = sample_axes(site, (site.attrs["axis"],))
-    return x.index_select(axis, positions(tuple(site.attrs["indices"])).to(x.device))
+    return x.index_select(axis, positions(site.attrs["indices"]).to(x.device))
 
 
 def total(site: Site, x: Tensor) -> Tensor:
