@@ -53,7 +53,7 @@ AT_ONCE, SMALL = 256, 1 << 17
 HALF, QUARTER = 2, 0.25
 """A sub-problem that starts from its parent's values takes a HALF of the steps, the first of a QUARTER of the size:
 steps as large as those from scratch overshoot what is nearly right, and then every child starts from the same values.
-Only where splits make every neuron exact: bounds of bent functions need the others' values to follow.
+Only where splits make every neuron exact: on a network of tanh a search was seen not to end (docs/decisions.md).
 """
 
 CONFIDENT = 3.0
